@@ -1,0 +1,1 @@
+"""Pictures in: decoding, layouts, collections, augmentation, episodes."""

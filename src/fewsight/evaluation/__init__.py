@@ -1,0 +1,1 @@
+"""Pure measures: tensors in, figures out."""

@@ -1,0 +1,1 @@
+"""Exact gradients in bounded memory."""

@@ -1,0 +1,1 @@
+"""Supports + queries -> scores; one method a file."""

@@ -1,0 +1,92 @@
+"""The table of names: what each method is called, where it lives, and one sentence about it.
+
+A literal table, loaded when asked for: `resolve("heads", "prototypes")` imports only the module that holds it.
+The table of methods in the README and the checked list of public names are made from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from fewsight.errors import InvalidInput
+
+__all__ = ["PUBLIC", "TABLES", "Entry", "choices", "closest", "resolve"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method: `target` is "module:attribute", `summary` a sentence, `source` the publication."""
+
+    target: str
+    summary: str
+    source: str = ""
+
+
+HEADS: dict[str, Entry] = {
+    "prototypes": Entry(
+        "fewsight.heads.prototypes:Prototypes",
+        "compares with the mean of each class",
+        "Snell, Swersky, Zemel 2017",
+    ),
+    "neighbours": Entry(
+        "fewsight.heads.neighbours:Neighbours",
+        "votes of the nearest support photos",
+        "Wu, Xiong, Yu, Lin 2018",
+    ),
+    "matching": Entry(
+        "fewsight.heads.matching:Matching",
+        "softmax over cosines to every support, summed per class",
+        "Vinyals et al. 2016",
+    ),
+    "logistic": Entry(
+        "fewsight.heads.logistic:Logistic",
+        "logistic regression on the support",
+        "Assran et al. 2022 (protocol)",
+    ),
+}
+
+TABLES: dict[str, dict[str, Entry]] = {"heads": HEADS}
+
+# name in `fewsight` -> "module:attribute"
+PUBLIC: dict[str, str] = {
+    "FewShotClassifier": "fewsight.classifier:FewShotClassifier",
+    "load_backbone": "fewsight.backbones.loading:load_backbone",
+    "load_model": "fewsight.workflows.load_model:load_model",
+    "predict": "fewsight.workflows.predict:predict",
+    "doctor": "fewsight.workflows.doctor:doctor",
+}
+
+
+def choices(table: str) -> list[str]:
+    """The names of one table, in its order."""
+    return list(TABLES[table])
+
+
+def closest(name: str, known: list[str]) -> str:
+    """A hint for an unknown name: the nearest known one, or all of them.
+
+    >>> closest("prototype", ["prototypes", "logistic"])
+    'Did you mean prototypes?'
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Choose one of: {', '.join(known)}."
+
+
+def resolve(table: str, name: str) -> Any:
+    """The object behind a name of a table.
+
+    Raises:
+        InvalidInput: the name is unknown; the message names the nearest one.
+    """
+    if name not in TABLES[table]:
+        raise InvalidInput(f"{name!r} is not among the {table} of fewsight. {closest(name, choices(table))}")
+    return load(TABLES[table][name].target)
+
+
+def load(target: str) -> Any:
+    """The attribute at "module:attribute"."""
+    module, attribute = target.split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""A batch -> a loss; one method a file."""

@@ -1,0 +1,6 @@
+"""Makes `golden_cases` importable from the golden tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
