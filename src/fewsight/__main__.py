@@ -1,0 +1,5 @@
+"""`python -m fewsight`."""
+
+from fewsight.cli.main import main
+
+main()

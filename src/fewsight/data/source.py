@@ -1,0 +1,111 @@
+"""The bytes of one file, read so that no file can hang, fill the memory, or lead out of the folder.
+
+A path is opened without waiting (a FIFO would block), looked at by its open handle (nothing can be swapped
+between look and read), and read whole up to a bound. Errors that network file systems give now and then are
+tried again a few times. Whatever is wrong becomes `UnreadableImage` with the status for the result's row.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from pathlib import Path
+
+from fewsight.errors import UnreadableImage
+
+__all__ = ["leaves_folder", "read_bytes"]
+
+RETRY_DELAYS = (0.05, 0.25, 1.0)  # seconds; at most four attempts
+TRANSIENT = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "ECONNRESET", "EHOSTDOWN")
+    if hasattr(errno, name)
+}
+REASONS = {
+    errno.ENOENT: "file vanished",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ELOOP: "link points in a circle",
+    errno.ENAMETOOLONG: "name too long",
+    errno.ENXIO: "not a regular file (a socket or device)",
+    errno.ENOTDIR: "file vanished",
+}
+
+
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, root: str | Path | None = None) -> bytes:
+    """All bytes of a regular file.
+
+    Args:
+        path: of the file; names that are not UTF-8 as Python gives them (surrogates).
+        max_bytes: a larger file is refused before it is read.
+        root: a link that leads out of this folder is refused; None allows every link.
+
+    Raises:
+        UnreadableImage: `unreadable` (vanished, no permission, broken link, not a regular file, empty, read error
+            after retries) or `refused` (link leaves the folder, too large).
+    """
+    if root is not None and leaves_folder(path, root):
+        raise UnreadableImage("link leaves the folder", status="refused")
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            return _read_regular(path, max_bytes)
+        except ValueError as error:  # a NUL byte in the name
+            raise UnreadableImage("name is not a path") from error
+        except OSError as error:
+            if error.errno in TRANSIENT and delay is not None:
+                time.sleep(delay)
+                continue
+            raise UnreadableImage(_reason(path, error)) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def leaves_folder(path: str | os.PathLike[str], root: str | Path) -> bool:
+    """Whether `path` is, or lies behind, a link that ends outside `root`."""
+    try:
+        real = os.path.realpath(path)
+    except (OSError, ValueError):
+        return False  # reading it says what is wrong
+    folder = os.path.realpath(root)
+    return real != folder and not real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableImage(f"not a regular file ({_kind(found.st_mode)})")
+        if found.st_size > max_bytes:
+            raise UnreadableImage(
+                f"file too large: {found.st_size:,} bytes, the limit is {max_bytes:,}", status="refused"
+            )
+        # the size may grow while we read: the bound holds all the same
+        content = bytearray()
+        while len(content) <= max_bytes and (block := file.read(min(1 << 24, max_bytes + 1 - len(content)))):
+            content += block
+    if not content:
+        raise UnreadableImage("empty")
+    if len(content) > max_bytes:
+        raise UnreadableImage(f"file too large: more than {max_bytes:,} bytes", status="refused")
+    return bytes(content)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special")
+
+
+def _reason(path: str | os.PathLike[str], error: OSError) -> str:
+    if error.errno == errno.ENOENT and Path(path).is_symlink():
+        return "broken link"
+    number = error.errno or 0
+    return REASONS.get(number) or f"read error ({errno.errorcode.get(number, number)})"

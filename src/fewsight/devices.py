@@ -1,0 +1,123 @@
+"""Where tensors live and how precise they are: `device="auto"`, `precision="auto"`.
+
+16-bit numbers are chosen only where the processor multiplies them in hardware; elsewhere they are emulated and
+slower than 32-bit ones. On processors with matrix tiles or 16-bit vectors, float16 is preferred to bfloat16: it
+was measured as fast or faster and has an eighth of the rounding error.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from fewsight.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "PRECISIONS",
+    "Precision",
+    "default_batch_size",
+    "matrix_precision",
+    "processor_flags",
+    "resolve_device",
+    "resolve_precision",
+]
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to work on: for `auto` the first CUDA GPU, else Apple's, else the processor.
+
+    Raises:
+        InvalidInput: the device is unknown, or not in this machine.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    if str(device) == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise InvalidInput(f"device {device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.") from None
+    _check_present(found)
+    return found
+
+
+def _check_present(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise InvalidInput(
+                f"device {str(device)!r} is not in this machine ({count} CUDA GPUs); give --device cpu or auto."
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InvalidInput("device 'mps' is not in this machine; give --device cpu or auto.")
+
+
+def resolve_precision(
+    precision: Precision | str = "auto", device: str | torch.device = "auto"
+) -> torch.dtype:
+    """The number format for inference on a device: for `auto`, 16 bits where the hardware multiplies them.
+
+    Raises:
+        InvalidInput: the name is unknown.
+
+    >>> resolve_precision("bf16", "cpu")
+    torch.bfloat16
+    """
+    import torch
+
+    if precision == "auto":
+        precision = matrix_precision(resolve_device(device).type)
+    formats = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if precision not in formats:
+        raise InvalidInput(f"precision {precision!r} is unknown; choose one of: {', '.join(PRECISIONS)}.")
+    return formats[precision]
+
+
+def matrix_precision(device_type: str) -> Precision:
+    """The fastest format that a kind of device (`cpu`, `cuda`, `mps`) multiplies in hardware.
+
+    On GPUs that is `fp16` from CUDA capability 7 (tensor cores) on.
+    """
+    if device_type == "cuda":
+        import torch
+
+        return "fp16" if torch.cuda.get_device_capability()[0] >= 7 else "fp32"
+    if device_type != "cpu":
+        return "fp32"
+    flags = processor_flags()
+    if {"amx_fp16", "avx512_fp16"} & flags:
+        return "fp16"
+    return "bf16" if "amx_bf16" in flags or "avx512_bf16" in flags else "fp32"
+
+
+@functools.cache
+def processor_flags(listing: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Instruction sets of the processor as Linux lists them; empty where they cannot be told."""
+    try:
+        text = listing.read_text(errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, values = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(values.split())
+    return frozenset()
+
+
+def default_batch_size(device: str | torch.device) -> int:
+    """Images a batch for inference: 8 on a processor (larger ones leave its caches), 64 on a GPU."""
+    return 8 if resolve_device(device).type == "cpu" else 64

@@ -1,0 +1,418 @@
+"""CST: what is in the photo and where, from correlations of patch tokens.
+
+Kang, Koniusz, Cho and Murray, "Distilling Self-Supervised Vision Transformers for Weakly-Supervised Few-Shot
+Classification and Segmentation", CVPR 2023 (arXiv 2307.03407). Every patch of the query is correlated with the
+class token and a reduced grid of patches of a support image, in every block and head of a frozen backbone; a
+small transformer over the support tokens turns these correlations into "the class is present" and "this patch
+belongs to it".
+
+Letters: B images, L blocks, n heads, D width, d = D / n, H x W query patch grid, P = H W, h x w support patch
+grid, gh x gw (or g x g) reduced support grid, S = gh gw, C = n L correlation channels, K shots, N ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewsight.errors import InvalidInput
+from fewsight.heads.correlation_block import (
+    Columns,
+    CorrelationBlock,
+    TokenColumns,
+    kept_columns,
+    pool_columns,
+)
+from fewsight.shapes import check_shapes
+
+__all__ = [
+    "CorrelationTransformer",
+    "EpisodePrediction",
+    "correlation_tokens",
+    "covered_tokens",
+    "predict_episode",
+    "query_directions",
+    "seen_tokens",
+    "support_directions",
+]
+
+MaskReduction = Literal["points", "area"]
+
+
+def correlation_tokens(
+    query_patches: Tensor,
+    support_cls: Tensor,
+    support_patches: Tensor,
+    *,
+    heads: int,
+    support_grid: tuple[int, int],
+) -> Tensor:
+    """Cosines of every query patch with the class token and a reduced grid of patches of a support image.
+
+    Args:
+        query_patches: [B, L, H, W, D].
+        support_cls: [B, L, D].
+        support_patches: [B, L, h, w, D].
+        heads: n; channel = head · L + block.
+        support_grid: (gh, gw) after reduction.
+
+    Returns:
+        [B, n·L, H·W, 1 + gh·gw] in [-1, 1], the class column first, patches row-major. To keep memory bounded
+        give directions to `CorrelationTransformer.correlate` instead.
+
+    Raises:
+        InvalidInput: shapes do not fit, or heads does not divide D.
+    """
+    check_shapes(
+        query_patches=(query_patches, "B L H W D"),
+        support_cls=(support_cls, "B L D"),
+        support_patches=(support_patches, "B L h w D"),
+    )
+    query = query_directions(query_patches, heads=heads)
+    support = support_directions(support_cls, support_patches, heads=heads, support_grid=support_grid)
+    return query @ support.transpose(-1, -2)
+
+
+def query_directions(query_patches: Tensor, *, heads: int) -> Tensor:
+    """Unit vectors of each head and patch, [B, L, H, W, D] -> [B, n·L, H·W, d]."""
+    check_shapes(query_patches=(query_patches, "B L H W D"))
+    return _directions(query_patches.flatten(2, 3), heads)
+
+
+def support_directions(
+    support_cls: Tensor, support_patches: Tensor, *, heads: int, support_grid: tuple[int, int]
+) -> Tensor:
+    """Unit vectors of the class token and the reduced patch grid, [B, n·L, 1 + gh·gw, d].
+
+    The patch map is resized bilinearly with corners aligned and no antialiasing, raw vectors first and unit
+    length after, as published: most patches of a fine grid are never read.
+
+    Raises:
+        InvalidInput: shapes do not fit, heads does not divide D, or the grid is empty.
+    """
+    sizes = check_shapes(support_cls=(support_cls, "B L D"), support_patches=(support_patches, "B L h w D"))
+    B, L, D = sizes["B"], sizes["L"], sizes["D"]
+    if min(support_grid) < 1:
+        raise InvalidInput(f"support_grid is {tuple(support_grid)}; expected at least (1, 1).")
+    maps = support_patches.flatten(0, 1).permute(0, 3, 1, 2)  # [B·L, D, h, w]
+    maps = F.interpolate(maps, size=tuple(support_grid), mode="bilinear", align_corners=True)
+    patches = maps.flatten(2).transpose(1, 2).reshape(B, L, -1, D)
+    return _directions(torch.cat([support_cls[:, :, None], patches], dim=2), heads)
+
+
+def _directions(vectors: Tensor, heads: int) -> Tensor:
+    """[B, L, T, D] -> [B, n·L, T, d] of unit length (norm floor 1e-12), head-major."""
+    B, L, T, D = vectors.shape
+    if heads < 1 or D % heads:
+        raise InvalidInput(f"heads is {heads}; expected a divisor of the width {D}.")
+    split = F.normalize(vectors.reshape(B, L, T, heads, D // heads), dim=-1, eps=1e-12)
+    return split.permute(0, 3, 1, 2, 4).reshape(B, heads * L, T, D // heads)
+
+
+def seen_tokens(support_mask: Tensor, *, grid: tuple[int, int]) -> Tensor:
+    """Which support tokens a mask lets through: the published point sampling, bool [B, gh·gw].
+
+    The authors resize the mask bilinearly with corners aligned and keep what is not 0. So token i reads the
+    point i·(H - 1)/(gh - 1): its row and, only where that is not an integer, the next one; columns alike. In
+    integers that is exact, where float32 weights of 1e-6 may tip the authors' last point. Objects between
+    points vanish; `covered_tokens` does not lose them.
+
+    Args:
+        support_mask: 0 = background, anything else = foreground, any dtype, [B, H, W] in pixels.
+        grid: (gh, gw).
+
+    Raises:
+        InvalidInput: not three axes, no pixels, or an empty grid.
+
+    >>> seen_tokens(torch.eye(5)[None], grid=(2, 2)).tolist()
+    [[True, False, False, True]]
+    """
+    foreground = _foreground(support_mask, grid)
+    rows = _points(foreground.shape[1], grid[0], foreground.device)
+    columns = _points(foreground.shape[2], grid[1], foreground.device)
+    near = foreground[:, rows].any(2)[:, :, columns]  # [B, gh, gw, 2]
+    return near.any(3).flatten(1)
+
+
+def covered_tokens(support_mask: Tensor, *, grid: tuple[int, int]) -> Tensor:
+    """As `seen_tokens`, but a token is kept where any pixel of its cell is foreground.
+
+    Cell i of g covers pixels floor(i·H/g) to ceil((i + 1)·H/g) - 1.
+    Differs from the published rule, which samples points; small objects stay visible.
+    """
+    foreground = _foreground(support_mask, grid)
+    return F.adaptive_max_pool2d(foreground.float()[:, None], tuple(grid))[:, 0].flatten(1) > 0
+
+
+def _foreground(support_mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    sizes = check_shapes(support_mask=(support_mask, "B H W"))
+    if min(sizes["H"], sizes["W"]) < 1 or min(grid) < 1:
+        raise InvalidInput(
+            f"support_mask has shape {list(support_mask.shape)} and grid is {tuple(grid)}; expected pixels and "
+            "at least one cell."
+        )
+    return support_mask != 0
+
+
+def _points(size: int, cells: int, device: torch.device) -> Tensor:
+    """First and second pixel that each of `cells` points reads, [cells, 2] (equal on an integer point)."""
+    if cells == 1:
+        return torch.zeros(1, 2, dtype=torch.int64, device=device)
+    scaled = torch.arange(cells, device=device) * (size - 1)
+    low = scaled // (cells - 1)
+    return torch.stack([low, low + (scaled % (cells - 1) != 0)], dim=1)
+
+
+class DirectionColumns:
+    """Correlations made where they are read: from directions of query [R, C, P, d] and support [R, C, 1 + S, d].
+
+    A query that stands for all rows may be given once, [1, C, P, d]. Correlations are cast to `dtype`.
+    """
+
+    def __init__(
+        self, query: Tensor, support: Tensor, kept: Tensor | None, pool: int, dtype: torch.dtype
+    ) -> None:
+        self.rows, self.tokens, self._dtype, self._query = len(support), query.shape[2], dtype, query
+        pooled = pool_columns(support.transpose(2, 3), pool).transpose(2, 3)
+        if kept is not None:
+            support = support.gather(2, kept[:, None, :, None].expand(-1, support.shape[1], -1, support.shape[3]))
+        # Seen and pooled columns side by side: one product gives both.
+        self._split = [support.shape[2], pooled.shape[2]]
+        self._support = torch.cat([support, pooled], dim=2).transpose(2, 3)  # [R, C, d, 1 + M + 1 + S']
+
+    def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """See `Columns`."""
+        x = (self._query[:, :, start:stop] @ self._support).to(self._dtype)
+        seen, pooled = x.split(self._split, dim=3)
+        return seen, pooled
+
+
+class CorrelationTransformer(nn.Module):
+    """The CST head: correlations of a query with a support image -> presence and mask logits.
+
+    The names and order of the parameters are those of published checkpoints (under their prefix `learner.`);
+    366,004 parameters at ViT-S/8. Initialisation: PyTorch's defaults.
+
+    Args:
+        in_channels: C = n·L.
+        widths: of the two blocks; neck = the last, decoders = half of it.
+        pools: each block averages pool x pool support tokens; the support grid must be their product.
+        heads: attention heads of each block.
+        groups: of every group norm of the two blocks; the neck has always 4.
+        mask_reduction: how a support mask selects support tokens: `"points"` as published (`seen_tokens`), or
+            `"area"` (`covered_tokens`).
+        memory_mib: bound for what is in work before the first norm of a block, in MiB; changes no number.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int] = (32, 128),
+        pools: Sequence[int] = (4, 3),
+        heads: int = 8,
+        groups: int = 4,
+        *,
+        mask_reduction: MaskReduction = "points",
+        memory_mib: float = 8.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(in_channels, widths, pools, heads, groups)
+        if mask_reduction not in ("points", "area"):
+            raise InvalidInput(f"mask_reduction is {mask_reduction!r}; expected 'points' or 'area'.")
+        if not 0 < memory_mib < float("inf"):
+            raise InvalidInput(f"memory_mib is {memory_mib}; expected a positive number.")
+        self.in_channels, self.pools = in_channels, tuple(pools)
+        self.mask_reduction, self.memory_mib = mask_reduction, memory_mib
+        inputs = (in_channels, *widths[:-1])
+        self.corrtransformer = nn.ModuleList(
+            CorrelationBlock(width, out, pool, heads, groups)
+            for width, out, pool in zip(inputs, widths, pools, strict=True)
+        )
+        neck, inner = widths[-1], widths[-1] // 2
+        self.linear = nn.Sequential(
+            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(),
+            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(),
+        )  # fmt: skip
+        self.decoder1_cls = _two_convolutions(neck, neck, inner, kernel=1, last_relu=True)
+        self.decoder1_seg = _two_convolutions(neck, neck, inner, kernel=3, last_relu=True)
+        self.decoder2_cls = _two_convolutions(inner, inner, 2, kernel=1, last_relu=False)
+        self.decoder2_seg = _two_convolutions(inner, inner, 2, kernel=3, last_relu=False)
+
+    @property
+    def support_grid(self) -> int:
+        """Side of the reduced support grid that the pools need."""
+        return prod(self.pools)
+
+    def forward(
+        self, tokens: Tensor, support_mask: Tensor | None = None, *, query_grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits from correlation tokens.
+
+        Args:
+            tokens: [B, C, H·W, 1 + g²] of `correlation_tokens`.
+            support_mask: 0 = background, [B, Y, X] in pixels of any size; None: everything is seen.
+            query_grid: (H, W).
+
+        Returns:
+            Class logits (absent, present) [B, 2] and mask logits (background, foreground) [B, 2, 2H, 2W].
+
+        Raises:
+            InvalidInput: shapes do not fit the head or one another.
+        """
+        sizes = check_shapes(tokens=(tokens, f"B {self.in_channels} P T"))
+        self._check_columns(sizes["T"])
+        seen = self._seen(support_mask, sizes["B"])
+        kept, bias = _kept(seen[0])
+        return self._decide(TokenColumns(tokens, kept, self.pools[0]), seen, bias, query_grid)
+
+    def correlate(
+        self, query: Tensor, support: Tensor, seen: Sequence[Tensor] | None = None, *, query_grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits from directions, without ever holding all correlation tokens; else as `forward`.
+
+        Args:
+            query: [R, C, H·W, d] of `query_directions`, or [1, C, H·W, d] for one query in all rows.
+            support: [R, C, 1 + g², d] of `support_directions`.
+            seen: bool [R, S] for the input of each block (`reduce_mask`); None: everything is seen.
+            query_grid: (H, W).
+        """
+        sizes = check_shapes(query=(query, f"Q {self.in_channels} P d"), support=(support, f"R {self.in_channels} T d"))
+        if sizes["Q"] not in (1, sizes["R"]):
+            raise InvalidInput(f"query has {sizes['Q']} rows and support {sizes['R']}; expected as many, or one query.")
+        self._check_columns(sizes["T"])
+        masks = tuple(seen) if seen is not None else (None,) * len(self.pools)
+        kept, bias = _kept(masks[0])
+        dtype = self.linear[0].weight.dtype
+        return self._decide(DirectionColumns(query, support, kept, self.pools[0], dtype), masks, bias, query_grid)
+
+    def reduce_mask(self, support_mask: Tensor) -> tuple[Tensor, ...]:
+        """Seen support tokens at the input of each block, bool [B, 144] and [B, 9] at published sizes."""
+        reduce = seen_tokens if self.mask_reduction == "points" else covered_tokens
+        sides = [prod(self.pools[i:]) for i in range(len(self.pools))]
+        return tuple(reduce(support_mask, grid=(side, side)) for side in sides)
+
+    def _seen(self, support_mask: Tensor | None, rows: int) -> tuple[Tensor | None, ...]:
+        if support_mask is None:
+            return (None,) * len(self.pools)
+        if len(support_mask) != rows:
+            raise InvalidInput(f"support_mask has {len(support_mask)} rows; expected {rows} as in tokens.")
+        return self.reduce_mask(support_mask)
+
+    def _decide(
+        self,
+        columns: Columns,
+        seen: tuple[Tensor | None, ...],
+        bias: Tensor | None,
+        query_grid: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        H, W = query_grid
+        if H * W != columns.tokens:
+            raise InvalidInput(f"query_grid is {(H, W)}; expected a product of {columns.tokens}, the query tokens.")
+        x = self.corrtransformer[0](columns, bias, self._chunk(columns.rows, 0))
+        for index in range(1, len(self.pools)):
+            kept, bias = _kept(seen[index])
+            columns = TokenColumns(x, kept, self.pools[index])
+            x = self.corrtransformer[index](columns, bias, self._chunk(columns.rows, index))
+        x = self.linear(x)  # [R, neck, P, 2]
+        for_class, for_mask = x.unflatten(2, (H, W)).unbind(4)
+        # Zeros of the padding count: the mean over 3 x 3 divides by 9 at the border, too.
+        pooled = F.avg_pool2d(self.decoder1_cls(for_class), 3, stride=2, padding=1)
+        class_logits = self.decoder2_cls(pooled).mean((2, 3))
+        enlarged = F.interpolate(
+            self.decoder1_seg(for_mask), size=(2 * H, 2 * W), mode="bilinear", align_corners=True
+        )
+        return class_logits, self.decoder2_seg(enlarged)
+
+    def _chunk(self, rows: int, index: int) -> int:
+        """Query tokens at a time that keep a block's front within `memory_mib`."""
+        block = self.corrtransformer[index].attn
+        columns = 1 + prod(self.pools[index:]) ** 2
+        pooled = 1 + prod(self.pools[index + 1 :]) ** 2
+        width = block.qkv.weight.shape[1]
+        # Input, keys and values (and a copy of each in its own order), logits and their softmax.
+        numbers = (width + 3 * block.hidden) * columns + 2 * block.heads * columns * pooled
+        numbers += (width + 3 * block.out_width) * pooled
+        return max(1, int(self.memory_mib * 2**20 / (block.qkv.weight.element_size() * rows * numbers)))
+
+    def _check_columns(self, columns: int) -> None:
+        grid = self.support_grid
+        if columns != 1 + grid**2:
+            raise InvalidInput(
+                f"there are {columns} support tokens; expected 1 + {grid} x {grid}, as the pools {self.pools} need. "
+                "Reduce the support patches to that grid, or choose other pools."
+            )
+
+
+def _kept(seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if seen is None else kept_columns(seen)
+
+
+def _two_convolutions(width: int, middle: int, out: int, *, kernel: int, last_relu: bool) -> nn.Sequential:
+    layers = [nn.Conv2d(width, middle, kernel, padding=kernel // 2), nn.ReLU()]
+    layers.append(nn.Conv2d(middle, out, kernel, padding=kernel // 2))
+    return nn.Sequential(*layers, *([nn.ReLU()] if last_relu else []))
+
+
+def _check_sizes(channels: int, widths: Sequence[int], pools: Sequence[int], heads: int, groups: int) -> None:
+    if channels < 1 or not widths or len(widths) != len(pools) or min(pools) < 1:
+        raise InvalidInput(
+            f"in_channels, widths and pools are {channels}, {tuple(widths)} and {tuple(pools)}; expected positive "
+            "numbers and one pool for each width."
+        )
+    for width in widths:
+        if width % 2 or heads < 1 or (width // 2) % heads or groups < 1 or (width // 2) % groups:
+            raise InvalidInput(
+                f"widths holds {width}; expected twice a multiple of heads ({heads}) and of groups ({groups})."
+            )
+    if widths[-1] % 4:
+        raise InvalidInput(f"widths ends with {widths[-1]}; expected a multiple of 4, the groups of the neck.")
+
+
+class EpisodePrediction(NamedTuple):
+    """What an episode's logits say; see `predict_episode`."""
+
+    presence: Tensor
+    present: Tensor
+    foreground: Tensor
+    labels: Tensor
+
+
+def predict_episode(class_logits: Tensor, mask_logits: Tensor, *, size: tuple[int, int]) -> EpisodePrediction:
+    """The published rule: probabilities are averaged over the shots, then decided.
+
+    Args:
+        class_logits: (absent, present) of each query, shot and way, [B, K, N, 2].
+        mask_logits: (background, foreground), [B, K, N, 2, h, w]; resized bilinearly, corners aligned.
+        size: (height, width) of the maps.
+
+    Returns:
+        `presence` [B, N] probabilities; `present` [B, N], presence > 0.5; `foreground` [B, N, H, W]
+        probabilities; `labels` [B, H, W]: n where way n (from 1) has the largest foreground of at least 0.5
+        (ties: the lowest way), else 0. The two answers do not gate one another.
+
+    Differs from the authors' code, which applies a second softmax to the averaged probabilities: no decision
+    changes, and the values here are probabilities.
+
+    Raises:
+        InvalidInput: shapes do not fit.
+    """
+    sizes = check_shapes(class_logits=(class_logits, "B K N 2"), mask_logits=(mask_logits, "B K N 2 h w"))
+    if min(sizes.values()) < 1 or min(size) < 1:
+        raise InvalidInput(f"mask_logits has shape {list(mask_logits.shape)} and size is {tuple(size)}; an axis is empty.")
+    presence = (class_logits[..., 1] - class_logits[..., 0]).sigmoid().mean(1)
+    # A softmax over two depends on their difference alone, which is what has to be resized.
+    margin = (mask_logits[:, :, :, 1] - mask_logits[:, :, :, 0]).flatten(0, 1)  # [B·K, N, h, w]
+    margin = F.interpolate(margin, size=tuple(size), mode="bilinear", align_corners=True)
+    foreground = margin.sigmoid().unflatten(0, (sizes["B"], sizes["K"])).mean(1)
+    return EpisodePrediction(presence, presence > 0.5, foreground, label_map(foreground))
+
+
+def label_map(foreground: Tensor) -> Tensor:
+    """Way of each pixel from foreground probabilities [..., N, H, W]: 0 = background, ties to the lowest way."""
+    largest, way = foreground.max(dim=-3)
+    return torch.where(largest >= 0.5, way + 1, 0)

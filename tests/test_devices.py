@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewsight import devices
+from fewsight.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu avx2", "fp32"),
+        ("avx2 avx512_bf16", "bf16"),
+        ("amx_bf16 amx_tile", "bf16"),
+        ("amx_bf16 avx512_fp16 amx_tile", "fp16"),
+        ("amx_fp16", "fp16"),
+        ("asimdhp bf16", "fp32"),
+    ],
+)
+def test_precision_follows_the_processor(tmp_path, monkeypatch, flags, precision):
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    found = devices.processor_flags(listing)
+    monkeypatch.setattr(devices, "processor_flags", lambda: found)
+    assert devices.matrix_precision("cpu") == precision
+
+
+def test_no_listing_means_32_bits(tmp_path, monkeypatch):
+    found = devices.processor_flags(tmp_path / "absent")
+    monkeypatch.setattr(devices, "processor_flags", lambda: found)
+    assert devices.resolve_precision("auto", "cpu") is torch.float32
+
+
+def test_names():
+    assert devices.resolve_precision("fp32", "cpu") is torch.float32
+    assert devices.resolve_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(InvalidInput, match="fp8"):
+        devices.resolve_precision("fp8", "cpu")
+    with pytest.raises(InvalidInput, match="gpu"):
+        devices.resolve_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there():
+    assert devices.resolve_device("auto").type in ("cpu", "mps")
+    with pytest.raises(InvalidInput, match="not in this machine"):
+        devices.resolve_device("cuda")
+
+
+def test_batches_are_small_on_a_processor():
+    assert devices.default_batch_size("cpu") == 8
