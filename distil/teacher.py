@@ -15,11 +15,11 @@ EPSILON = 1e-5  # of the teacher's batch norms
 
 
 class Teacher(nn.Module):
-    """The dilated trunk and the last 1x1 convolution: images in -1..1 to maps `[B, 1280, H / 16, W / 16]`."""
+    """The trunk (dilated to stride 16, or as published at 32) and the last 1x1 convolution, for images in -1..1."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stride: int = 16) -> None:
         super().__init__()
-        self.trunk = Trunk()
+        self.trunk = Trunk(stride)
         self.head = SamePaddedConv(320, 1280, 1)
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
         load_trunk(self.trunk, tensors)
@@ -27,7 +27,7 @@ class Teacher(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps at stride 16 after stage 4 (96 channels), after the trunk (320), and of the head (1280)."""
+        """Maps after stage 4 (96 channels), after the trunk (320), and of the head (1280)."""
         early = self.trunk.until(images, 5)
         late = self.trunk.beyond(early, 5)
         return early, late, F.relu6(self.head(late))

@@ -24,6 +24,7 @@ from teacher import load_trunk
 
 WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
 LOG_EVERY, KEEP_EVERY = 25, 200
+FITTED_ON = 16_000  # rows of the first block for the principal components of pooled features
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ class Targets:
         }
         self.parts["views"] = [numpy.load(folder / f"views_{b}.npy", mmap_mode="r")[:rows] for b in blocks]
         self.ends = numpy.cumsum([len(part) for part in self.parts["pooled"]])
-        fitted = torch.from_numpy(numpy.array(self.parts["pooled"][0][:16384])).float()
-        self.basis = Basis.fit(fitted, POOLED_DIMS)
+        self.basis = self._pooled_basis(folder / "pooled_basis.pt")
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def _pooled_basis(self, path: Path) -> Basis:
+        """Fitted once: other rows would turn the axes, which the readouts of an earlier stage have learned."""
+        if not path.exists():
+            fitted = torch.from_numpy(numpy.array(self.parts["pooled"][0][:FITTED_ON])).float()
+            torch.save(vars(Basis.fit(fitted, POOLED_DIMS)), path)
+        return Basis(**torch.load(path))
 
     def read(self, name: str, index: numpy.ndarray) -> numpy.ndarray:
         """Rows of one array."""

@@ -94,6 +94,11 @@ def gather(tensor: Tensor) -> Tensor:
     return _Gather.apply(tensor) if is_distributed() else tensor
 
 
+def rows_before(tensor: Tensor) -> int:
+    """Where this rank's rows begin in `gather(tensor)`; 0 in a single process."""
+    return sum(_row_counts(tensor)[: rank()]) if is_distributed() else 0
+
+
 def global_count(count: Tensor) -> Tensor:
     """What a sum over the local part of a batch is divided by, so that the mean over ranks is the global mean.
 

@@ -15,9 +15,16 @@ from torch import Tensor, nn
 
 __all__ = ["InvertedResidual", "SamePaddedConv", "Trunk"]
 
-# table 2 of the paper: expansion, output channels, repeats, stride of the first; the last stride of 2 is dilation here
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-_LARGEST_STRIDE = 16
+# Table 2 of the paper: expansion, output channels, repeats, stride of the first.
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 class SamePaddedConv(nn.Conv2d):
@@ -58,7 +65,10 @@ class InvertedResidual(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stem and seven stages: images `[B, 3, H, W]` in -1..1 to maps `[B, 320, ceil(H / 16), ceil(W / 16)]`.
+    """Stem and seven stages: images `[B, 3, H, W]` in -1..1 to maps `[B, 320, ceil(H / stride), ceil(W / stride)]`.
+
+    Args:
+        stride: 16, or the paper's 32; the weights serve both.
 
     >>> import torch
     >>> Trunk()(torch.zeros(1, 3, 64, 100)).shape
@@ -66,19 +76,19 @@ class Trunk(nn.Module):
     """
 
     dim = 320
-    stride = _LARGEST_STRIDE
 
-    def __init__(self) -> None:
+    def __init__(self, stride: int = 16) -> None:
         super().__init__()
+        self.stride = stride
         self.stem = SamePaddedConv(3, 32, 3, stride=2)
         self.stages = nn.ModuleList()
         dim, reached, dilation = 32, 2, 1
-        for expansion, out, repeats, stride in _STAGES:
+        for expansion, out, repeats, first in _STAGES:
             stage = nn.Sequential()
             for repeat in range(repeats):
-                step, used = (stride if repeat == 0 else 1), dilation
-                if step * reached > _LARGEST_STRIDE:
-                    step, dilation = 1, dilation * stride  # this one keeps the dilation of the finer map
+                step, used = (first if repeat == 0 else 1), dilation
+                if step * reached > stride:
+                    step, dilation = 1, dilation * first  # this one keeps the dilation of the finer map
                 reached *= step
                 stage.append(InvertedResidual(dim, out, expansion=expansion, stride=step, dilation=used))
                 dim = out

@@ -15,10 +15,10 @@ damage shows: bits that flip without a change in length leave a wrong patch that
 from __future__ import annotations
 
 import io
-import re
 from typing import NamedTuple
 
 import numpy
+from numpy.typing import NDArray
 
 from fewsight.data.pixels import Pixels
 
@@ -31,8 +31,6 @@ _BASELINE = frozenset((0xC0, 0xC1))
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 # Between scans: tables, scans, restart interval, number of lines, end, application data, comment.
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xD9, 0xFE, *range(0xE0, 0xF0)))
-_MARKER_IN_DATA = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])", re.DOTALL)
 
 
 class JpegScan(NamedTuple):
@@ -53,9 +51,14 @@ class JpegScan(NamedTuple):
 def scan_jpeg(content: bytes) -> JpegScan:
     """Walk the markers from the start to the end marker."""
     position, baseline, scans, first, size = 2, True, 0, 0, len(content)
+
+    def found(complaint: str | None, end: int = size) -> JpegScan:
+        return JpegScan(baseline, scans, first, end, complaint)
+
+    marked, codes = _markers(content)
     while position + 4 <= size:
         if content[position] != 0xFF:
-            return JpegScan(baseline, scans, first, size, "unexpected data between segments")
+            return found("unexpected data between segments")
         code = content[position + 1]
         if code == 0xFF:  # fill byte
             position += 1
@@ -65,27 +68,35 @@ def scan_jpeg(content: bytes) -> JpegScan:
         if code in _FRAMES:
             baseline = code in _BASELINE
         if scans and code not in _BETWEEN_SCANS:
-            return JpegScan(baseline, scans, first, size, f"wrong marker FF{code:02X} in the picture data")
-        length = int.from_bytes(content[position + 2 : position + 4], "big")
-        position += 2 + max(2, length)
+            return found(f"wrong marker FF{code:02X} in the picture data")
+        position += 2 + max(2, int.from_bytes(content[position + 2 : position + 4], "big"))
         if code != 0xDA:
             continue
-        scans += 1
-        first = first or position
-        found = _MARKER_IN_DATA.search(content, position)
-        if found is None:
-            return JpegScan(baseline, scans, first, size, "no end marker")
-        if not _restarts_in_order(content, position, found.start()):
-            return JpegScan(baseline, scans, first, size, "restart markers out of order")
-        position = found.start(1) - 1
+        scans, first = scans + 1, first or position
+        start = int(numpy.searchsorted(marked, position))
+        restarts = _leading_restarts(codes[start:])
+        if start + len(restarts) == len(marked):
+            return found("no end marker")
+        if not numpy.array_equal(restarts & 7, numpy.arange(len(restarts)) % 8):
+            return found("restart markers out of order")
+        position = int(marked[start + len(restarts)])
     if content[position : position + 2] != b"\xff\xd9":
-        return JpegScan(baseline, scans, first, size, "no end marker")
-    return JpegScan(baseline, scans, first, position, None)
+        return found("no end marker")
+    return found(None, position)
 
 
-def _restarts_in_order(content: bytes, start: int, end: int) -> bool:
-    codes = [found[1][0] & 7 for found in _RESTART.finditer(content, start, end)]
-    return all(code == index % 8 for index, code in enumerate(codes))
+def _markers(content: bytes) -> tuple[NDArray[numpy.int64], Pixels]:
+    """Positions and codes of all that looks like a marker: FF followed by neither 00 (stuffing) nor FF (fill)."""
+    values = numpy.frombuffer(content, dtype=numpy.uint8)
+    marked = numpy.flatnonzero(values[:-1] == 0xFF)
+    codes = values[marked + 1]
+    real = (codes != 0) & (codes != 0xFF)
+    return marked[real], codes[real]
+
+
+def _leading_restarts(codes: Pixels) -> Pixels:
+    other = numpy.flatnonzero((codes < 0xD0) | (codes > 0xD7))
+    return codes[: other[0]] if other.size else codes
 
 
 class WatchedBytes(io.BytesIO):

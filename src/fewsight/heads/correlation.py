@@ -26,7 +26,7 @@ from fewsight.heads.correlation_block import (
     CorrelationBlock,
     TokenColumns,
     kept_columns,
-    pool_columns,
+    pooling_matrix,
 )
 from fewsight.shapes import check_shapes
 
@@ -36,7 +36,6 @@ __all__ = [
     "correlation_tokens",
     "covered_tokens",
     "predict_episode",
-    "query_directions",
     "seen_tokens",
     "support_directions",
 ]
@@ -63,7 +62,7 @@ def correlation_tokens(
 
     Returns:
         [B, n·L, H·W, 1 + gh·gw] in [-1, 1], the class column first, patches row-major. To keep memory bounded
-        give directions to `CorrelationTransformer.correlate` instead.
+        give the patches to `CorrelationTransformer.correlate` instead.
 
     Raises:
         InvalidInput: shapes do not fit, or heads does not divide D.
@@ -73,15 +72,9 @@ def correlation_tokens(
         support_cls=(support_cls, "B L D"),
         support_patches=(support_patches, "B L h w D"),
     )
-    query = query_directions(query_patches, heads=heads)
+    query = _directions(query_patches.flatten(2, 3), heads)
     support = support_directions(support_cls, support_patches, heads=heads, support_grid=support_grid)
     return query @ support.transpose(-1, -2)
-
-
-def query_directions(query_patches: Tensor, *, heads: int) -> Tensor:
-    """Unit vectors of each head and patch, [B, L, H, W, D] -> [B, n·L, H·W, d]."""
-    check_shapes(query_patches=(query_patches, "B L H W D"))
-    return _directions(query_patches.flatten(2, 3), heads)
 
 
 def support_directions(
@@ -168,27 +161,33 @@ def _points(size: int, cells: int, device: torch.device) -> Tensor:
     return torch.stack([low, low + (scaled % (cells - 1) != 0)], dim=1)
 
 
-class DirectionColumns:
-    """Correlations made where they are read: from directions of query [R, C, P, d] and support [R, C, 1 + S, d].
+class PatchColumns:
+    """Correlations made where they are read: from raw query patches and directions of supports.
 
-    A query that stands for all rows may be given once, [1, C, P, d]. Correlations are cast to `dtype`.
+    A query that stands for all rows is given once. Query patches are brought to unit length after the product,
+    a factor for each query token, so that no second copy of all of them is made.
     """
 
-    def __init__(
-        self, query: Tensor, support: Tensor, kept: Tensor | None, pool: int, dtype: torch.dtype
-    ) -> None:
-        self.rows, self.tokens, self._dtype, self._query = len(support), query.shape[2], dtype, query
-        pooled = pool_columns(support.transpose(2, 3), pool).transpose(2, 3)
+    def __init__(self, query: Tensor, support: Tensor, kept: Tensor | None, pool: int, dtype: torch.dtype) -> None:
+        """`query` [R or 1, L, P, D]; `support` [R, C, 1 + S, d]; correlations are cast to `dtype`."""
+        self.rows, channels, columns, self._width = support.shape
+        self.tokens, self._dtype, self._query = query.shape[2], dtype, query
+        directions = support.transpose(2, 3)  # [R, C, d, 1 + S]
+        pooled = directions @ pooling_matrix(columns, pool, directions)
         if kept is not None:
-            support = support.gather(2, kept[:, None, :, None].expand(-1, support.shape[1], -1, support.shape[3]))
+            directions = directions.gather(3, kept[:, None, None].expand(*directions.shape[:3], -1))
+        self.seen, self.pooled = directions.shape[3], pooled.shape[3]
+        self.numbers = channels * (self._width + 2 * (self.seen + self.pooled))
         # Seen and pooled columns side by side: one product gives both.
-        self._split = [support.shape[2], pooled.shape[2]]
-        self._support = torch.cat([support, pooled], dim=2).transpose(2, 3)  # [R, C, d, 1 + M + 1 + S']
+        self._support = torch.cat([directions, pooled], dim=3)
 
     def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """See `Columns`."""
-        x = (self._query[:, :, start:stop] @ self._support).to(self._dtype)
-        seen, pooled = x.split(self._split, dim=3)
+        split = self._query[:, :, start:stop].unflatten(3, (-1, self._width))  # [R or 1, L, p, n, d]
+        length = split.norm(dim=-1).clamp(min=1e-12).permute(0, 3, 1, 2).flatten(1, 2)
+        x = split.permute(0, 3, 1, 2, 4).flatten(1, 2) @ self._support
+        x = (x / length[..., None]).to(self._dtype)
+        seen, pooled = x.split([self.seen, self.pooled], dim=3)
         return seen, pooled
 
 
@@ -235,8 +234,8 @@ class CorrelationTransformer(nn.Module):
         )
         neck, inner = widths[-1], widths[-1] // 2
         self.linear = nn.Sequential(
-            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(),
-            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(),
+            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(inplace=True),
+            nn.Conv2d(neck, neck, 1), nn.GroupNorm(4, neck), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.decoder1_cls = _two_convolutions(neck, neck, inner, kernel=1, last_relu=True)
         self.decoder1_seg = _two_convolutions(neck, neck, inner, kernel=3, last_relu=True)
@@ -271,24 +270,35 @@ class CorrelationTransformer(nn.Module):
         return self._decide(TokenColumns(tokens, kept, self.pools[0]), seen, bias, query_grid)
 
     def correlate(
-        self, query: Tensor, support: Tensor, seen: Sequence[Tensor] | None = None, *, query_grid: tuple[int, int]
+        self, query_patches: Tensor, support: Tensor, seen: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits from directions, without ever holding all correlation tokens; else as `forward`.
+        """Logits from patches, without ever holding all correlation tokens; else as `forward`.
 
         Args:
-            query: [R, C, H·W, d] of `query_directions`, or [1, C, H·W, d] for one query in all rows.
-            support: [R, C, 1 + g², d] of `support_directions`.
+            query_patches: raw, [R, L, H, W, D], or [1, L, H, W, D] for one query in all rows.
+            support: [R, n·L, 1 + g², d] of `support_directions`.
             seen: bool [R, S] for the input of each block (`reduce_mask`); None: everything is seen.
-            query_grid: (H, W).
+
+        Raises:
+            InvalidInput: shapes do not fit the head or one another.
         """
-        sizes = check_shapes(query=(query, f"Q {self.in_channels} P d"), support=(support, f"R {self.in_channels} T d"))
+        C = self.in_channels
+        sizes = check_shapes(query_patches=(query_patches, "Q L H W D"), support=(support, f"R {C} T d"))
         if sizes["Q"] not in (1, sizes["R"]):
-            raise InvalidInput(f"query has {sizes['Q']} rows and support {sizes['R']}; expected as many, or one query.")
+            raise InvalidInput(
+                f"query_patches has {sizes['Q']} rows and support {sizes['R']}; expected as many, or one query."
+            )
+        if sizes["L"] * sizes["D"] != C * sizes["d"]:
+            raise InvalidInput(
+                f"query_patches has {sizes['L']} blocks of width {sizes['D']}; expected blocks times width to be "
+                f"{C} x {sizes['d']}, the channels and head width of support."
+            )
         self._check_columns(sizes["T"])
         masks = tuple(seen) if seen is not None else (None,) * len(self.pools)
         kept, bias = _kept(masks[0])
         dtype = self.linear[0].weight.dtype
-        return self._decide(DirectionColumns(query, support, kept, self.pools[0], dtype), masks, bias, query_grid)
+        columns = PatchColumns(query_patches.flatten(2, 3), support, kept, self.pools[0], dtype)
+        return self._decide(columns, masks, bias, (sizes["H"], sizes["W"]))
 
     def reduce_mask(self, support_mask: Tensor) -> tuple[Tensor, ...]:
         """Seen support tokens at the input of each block, bool [B, 144] and [B, 9] at published sizes."""
@@ -313,11 +323,11 @@ class CorrelationTransformer(nn.Module):
         H, W = query_grid
         if H * W != columns.tokens:
             raise InvalidInput(f"query_grid is {(H, W)}; expected a product of {columns.tokens}, the query tokens.")
-        x = self.corrtransformer[0](columns, bias, self._chunk(columns.rows, 0))
+        x = self.corrtransformer[0](columns, bias, self.memory_mib)
         for index in range(1, len(self.pools)):
             kept, bias = _kept(seen[index])
             columns = TokenColumns(x, kept, self.pools[index])
-            x = self.corrtransformer[index](columns, bias, self._chunk(columns.rows, index))
+            x = self.corrtransformer[index](columns, bias, self.memory_mib)
         x = self.linear(x)  # [R, neck, P, 2]
         for_class, for_mask = x.unflatten(2, (H, W)).unbind(4)
         # Zeros of the padding count: the mean over 3 x 3 divides by 9 at the border, too.
@@ -327,17 +337,6 @@ class CorrelationTransformer(nn.Module):
             self.decoder1_seg(for_mask), size=(2 * H, 2 * W), mode="bilinear", align_corners=True
         )
         return class_logits, self.decoder2_seg(enlarged)
-
-    def _chunk(self, rows: int, index: int) -> int:
-        """Query tokens at a time that keep a block's front within `memory_mib`."""
-        block = self.corrtransformer[index].attn
-        columns = 1 + prod(self.pools[index:]) ** 2
-        pooled = 1 + prod(self.pools[index + 1 :]) ** 2
-        width = block.qkv.weight.shape[1]
-        # Input, keys and values (and a copy of each in its own order), logits and their softmax.
-        numbers = (width + 3 * block.hidden) * columns + 2 * block.heads * columns * pooled
-        numbers += (width + 3 * block.out_width) * pooled
-        return max(1, int(self.memory_mib * 2**20 / (block.qkv.weight.element_size() * rows * numbers)))
 
     def _check_columns(self, columns: int) -> None:
         grid = self.support_grid
@@ -353,9 +352,9 @@ def _kept(seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _two_convolutions(width: int, middle: int, out: int, *, kernel: int, last_relu: bool) -> nn.Sequential:
-    layers = [nn.Conv2d(width, middle, kernel, padding=kernel // 2), nn.ReLU()]
+    layers = [nn.Conv2d(width, middle, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
     layers.append(nn.Conv2d(middle, out, kernel, padding=kernel // 2))
-    return nn.Sequential(*layers, *([nn.ReLU()] if last_relu else []))
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if last_relu else []))
 
 
 def _check_sizes(channels: int, widths: Sequence[int], pools: Sequence[int], heads: int, groups: int) -> None:

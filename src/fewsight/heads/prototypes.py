@@ -9,8 +9,8 @@ Jake Snell, Kevin Swersky, Richard Zemel, "Prototypical Networks for Few-shot Le
 Without sample i of class k the mean is (n_k m_k - x_i) / (n_k - 1), so that the support itself tells how well the
 head will do (Fukunaga, "Introduction to Statistical Pattern Recognition", section 5.3 on leave-one-out).
 
-Differs from the paper: the head (not the functions) takes unit features and may subtract the mean of the supports
-before it compares, which helps when there is one photo a class. Letters: Q queries, S supports, K classes, D width.
+Differs from the paper: the head (not the functions) takes unit features and subtracts a share of the supports' mean
+before it compares. Letters: Q queries, S supports, K classes, D width.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from fewsight.heads.head import Support, membership_from_labels
 from fewsight.heads.vectors import VectorHead, check_labels, class_sums, real, unit
 from fewsight.shapes import check_shapes
 
-__all__ = ["Centring", "Metric", "Prototypes", "leave_one_out_logits", "prototype_logits"]
+__all__ = ["Metric", "Prototypes", "leave_one_out_logits", "prototype_logits"]
 
 Metric = Literal["euclidean", "cosine"]
-Centring = Literal["none", "supports"]
+
+CENTRING = 0.7  # share of the supports' mean; chosen over 0 to 1 by benchmarks/calibration.py
 
 
 def prototype_logits(
@@ -172,8 +173,8 @@ class Prototypes(VectorHead):
         metric: `cosine` or `euclidean`.
         scale: factor on the scores, positive; a temperature is fitted after it.
         normalize: bring features to unit length first.
-        centring: `supports` subtracts the mean of all supports before the means and the comparison; it is left
-            out when there is one class, whose mean it would remove.
+        centring: share of the supports' mean, in [0, 1], that is subtracted before the cosine. All of it helps with
+            one photo a class, none with five; most of it serves both, and tells unknown classes better than either.
         pooling: which tokens serve as the vector of an image.
     """
 
@@ -183,14 +184,15 @@ class Prototypes(VectorHead):
         metric: Metric = "cosine",
         scale: float = 1.0,
         normalize: bool = True,
-        centring: Centring = "supports",
+        centring: float = CENTRING,
         pooling: Pooling = "cls",
     ) -> None:
         super().__init__(pooling)
         _check_numbers(metric, scale)
-        if centring not in ("none", "supports"):
-            raise InvalidInput(f"centring is {centring!r}; expected 'none' or 'supports'.")
-        self.metric, self.scale, self.normalize, self.centring = metric, scale, normalize, centring
+        if not 0 <= centring <= 1:
+            raise InvalidInput(f"centring is {centring!r}; expected a share in [0, 1].")
+        self.metric: Metric = metric
+        self.scale, self.normalize, self.centring = float(scale), normalize, float(centring)
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -203,9 +205,9 @@ class Prototypes(VectorHead):
         }
 
     def prepare(self, vectors: Tensor, membership: Tensor) -> dict[str, Tensor]:
-        """The prototypes `[K, D]` and the centre `[D]`."""
+        """The prototypes `[K, D]` and what is subtracted, `[D]`."""
         vectors = unit(vectors) if self.normalize else vectors
-        centre = vectors.mean(0) if self._centres(membership) else torch.zeros_like(vectors[0])
+        centre = self.centring * vectors.mean(0)
         means = class_sums(vectors - centre, membership) / membership.sum(0)[:, None]
         return {"prototypes": means, "centre": centre}
 
@@ -218,32 +220,28 @@ class Prototypes(VectorHead):
         """Scores of every support without itself, `[S, K]`, in closed form; -inf where a class has no other."""
         vectors, membership = self.vectors(support.features), support.membership
         vectors = unit(vectors) if self.normalize else vectors
-        if not self._centres(membership) or len(vectors) == 1:
+        if self.metric == "euclidean" or not self.centring or len(vectors) == 1:  # a distance feels no shift
             return self.scale * leave_one_out_similarities(vectors, membership, self.metric)
-        return self.scale * _centred_leave_one_out(vectors - vectors.mean(0), membership, self.metric)
-
-    def _centres(self, membership: Tensor) -> bool:
-        # The distance does not feel a shift, and one class's mean is the centre itself.
-        return self.centring == "supports" and self.metric == "cosine" and membership.shape[1] > 1
+        return self.scale * _centred_leave_one_out(vectors, membership, self.centring)
 
 
-def _centred_leave_one_out(vectors: Tensor, membership: Tensor, metric: Metric) -> Tensor:
-    """Leave-one-out cosines where the centre, too, is made without the sample; `vectors` have mean zero.
+def _centred_leave_one_out(vectors: Tensor, membership: Tensor, share: float) -> Tensor:
+    """Leave-one-out cosines `[S, K]` where the centre, too, is made without the sample.
 
-    Without y_s the centre of the others is c = -y_s / (S - 1). So the query y_s - c points as y_s does, and the
-    prototypes m_k - c = m_k + y_s / (S - 1) have the products and norms below: no [S, K, D] is needed.
+    Sample s meets the centre b_s = share (S c - x_s) / (S - 1) of the others. The cosine of x_s - b_s and m_k - b_s
+    follows from products of x_s - b_s and b_s with the means: no [S, K, D] is needed.
     """
     S = len(vectors)
     sums, shots = class_sums(vectors, membership), membership.sum(0)
     means = sums / shots[:, None]
-    square = vectors.square().sum(-1, keepdim=True)  # [S, 1]
-    product = vectors @ means.T  # [S, K]
-    toward = product + square / (S - 1)
-    length = means.square().sum(-1) + 2 * product / (S - 1) + square / (S - 1) ** 2
-    scale = (square * length.clamp_min(0)).sqrt()
-    scores = torch.where(scale > 0, toward / torch.where(scale > 0, scale, 1), 0).clamp(-1, 1)
+    centre = share * (vectors.sum(0) - vectors) / (S - 1)  # [S, D]
+    queries = unit(vectors - centre)
+    product = queries @ means.T - (queries * centre).sum(-1, keepdim=True)  # [S, K]
+    square = means.square().sum(-1) - 2 * centre @ means.T + centre.square().sum(-1, keepdim=True)
+    noise = 16 * torch.finfo(square.dtype).eps * means.square().sum(-1)
+    scores = torch.where(square > noise, product / square.clamp_min(noise).sqrt(), 0).clamp(-1, 1)
 
     sample, own = membership.nonzero(as_tuple=True)
     rest = _without(sums, vectors, sample, own, membership) / (shots[own] - 1).clamp_min(1)[:, None]
-    values = (unit(vectors[sample]) * unit(rest + vectors[sample] / (S - 1))).sum(-1)
+    values = (queries[sample] * unit(rest - centre[sample])).sum(-1)
     return scores.index_put((sample, own), torch.where(shots[own] > 1, values, -torch.inf))

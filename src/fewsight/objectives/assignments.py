@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewsight.distributed import all_reduce_max, all_reduce_sum, gather, is_distributed, rank
+from fewsight.distributed import all_reduce_max, all_reduce_sum, gather, is_distributed, rows_before
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32, row_blocks
 from fewsight.objectives.ranges import check_choice, check_positive, check_within
@@ -292,17 +292,9 @@ def koleo(features: Tensor) -> Tensor:
         everyone = gather(own)
         if len(everyone) < 2 or not sizes["B"]:
             return own.sum() * 0
-        first = sum(_counts_before(sizes["B"], own))
-        neighbours = everyone[_nearest(own.detach(), everyone.detach(), first)]
+        neighbours = everyone[_nearest(own.detach(), everyone.detach(), rows_before(own))]
         distances = torch.linalg.vector_norm(own - neighbours + 1e-8, dim=-1)
         return -torch.log(distances + 1e-8).mean()
-
-
-def _counts_before(count: int, like: Tensor) -> list[int]:
-    if not is_distributed():
-        return []
-    counts = gather(torch.tensor([count], device=like.device))
-    return [int(value) for value in counts[: rank()].tolist()]
 
 
 def _nearest(queries: Tensor, keys: Tensor, first: int) -> Tensor:

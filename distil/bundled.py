@@ -1,0 +1,121 @@
+"""Makes the bundled backbone: views, targets, three stages of training, weights with their description.
+
+    python distil/bundled.py prepare --data DATA --work FOLDER          views and targets, once
+    python distil/bundled.py train   --data DATA --work FOLDER          stages a, b, c; goes on where it stopped
+    python distil/bundled.py export  --work FOLDER --out WEIGHTS        bundled.safetensors and bundled.json
+
+DATA holds tiny_imagenet.zip, imagenet_one_each.zip, read.py and mobilenetv2_imagenet.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from fewsight.backbones.bundled import BundledBackbone
+from targets import write_targets
+from teacher import Teacher
+from train import STAGES, Targets, train
+from views import write_views
+
+TEACHER = "mobilenetv2_imagenet.safetensors"
+LICENCE = {
+    "name": "Apache-2.0",
+    "commercial": None,
+    "note": (
+        "started from and taught by MobileNetV2 of github.com/google-coral/test_data (Apache-2.0), trained on "
+        "photos of tiny ImageNet and ImageNet, whose terms are non-commercial research"
+    ),
+}
+PROVENANCE = {
+    "teacher": "tf2_mobilenet_v2_1.0_224_ptq.tflite of github.com/google-coral/test_data, Apache-2.0",
+    "data": ["tiny_imagenet (17,000 photos, 200 classes)", "imagenet_one_each (1,000 photos, 1,000 classes)"],
+    "data_terms": "ImageNet: non-commercial research",
+}
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write views and targets of the wanted blocks that are not there yet."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    teacher = Teacher(options.data / TEACHER).to(memory_format=torch.channels_last)
+    for block in options.blocks:
+        finished = options.work / f"targets_{block}.done"
+        if finished.exists():
+            continue
+        views = options.work / f"views_{block}.npy"
+        print(write_views(options.data, views, seed=options.seed, block=block), "views", flush=True)
+        write_targets(teacher, views, options.work, block)
+        finished.touch()
+
+
+def run_stages(options: argparse.Namespace) -> None:
+    """Run the wanted stages in order, each from the one before."""
+    targets = Targets(options.work, options.blocks)
+    teacher = {name: tensor.float() for name, tensor in load_file(options.data / TEACHER).items()}
+    before = None
+    for name in options.stages:
+        stage = dataclasses.replace(STAGES[name], steps=options.steps or STAGES[name].steps)
+        target = options.work / f"{name}_{options.seed}.pt"
+        train(stage, targets, target, seed=options.seed, before=before, teacher=teacher)
+        before = target
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the moving average of a stage as float16 safetensors, and its description."""
+    checkpoint = options.checkpoint or options.work / f"c_{options.seed}.pt"
+    state = torch.load(checkpoint)["average"]
+    content = save({name: tensor.to(torch.float16).contiguous() for name, tensor in sorted(state.items())})
+    description = {
+        "name": BundledBackbone.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "licence": LICENCE,
+        "transform": BundledBackbone.transform.as_dict(),
+        "pooling": BundledBackbone.pooling,
+        "provenance": PROVENANCE
+        | {"checkpoint": checkpoint.name, "seed": options.seed, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    _replace(options.out / "bundled.safetensors", content)
+    _replace(options.out / "bundled.json", (json.dumps(description, indent=2) + "\n").encode())
+    print(len(content), description["sha256"])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def main() -> None:
+    """Parse the command and run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    for name, verb in (("prepare", prepare), ("train", run_stages), ("export", export)):
+        sub = verbs.add_parser(name)
+        sub.set_defaults(verb=verb)
+        sub.add_argument("--work", type=Path, required=True)
+        sub.add_argument("--seed", type=int, default=0)
+        if name == "export":
+            sub.add_argument("--out", type=Path, required=True)
+            sub.add_argument("--checkpoint", type=Path)
+            continue
+        sub.add_argument("--data", type=Path, required=True)
+        sub.add_argument("--blocks", type=int, nargs="+", default=[0])
+        if name == "train":
+            sub.add_argument("--stages", nargs="+", default=["a", "b", "c"], choices=sorted(STAGES))
+            sub.add_argument("--steps", type=int, help="in place of the stage's own")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.verb(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Photometric operations on batches of pictures, with one factor for each picture.
+
+uint8 pictures are treated as Pillow does, operation by operation: values are clipped and rounded after each.
+Floats in [0, 1] take the same formulas without rounding. `factor` arguments are numbers, or tensors `[B]`.
+
+    solarize       v >= threshold becomes 255 - v                        grayscale    ITU-R 601 luma, three channels
+    brightness     f v                                                   hflip        columns mirrored
+    contrast       f v + (1 - f) mean grey of the picture                hue          turned on the colour circle
+    saturation     f v + (1 - f) grey of the pixel                       gaussian_blur
+
+Sources: Pillow 13 `ImageOps`, `ImageEnhance`, `ImageFilter.GaussianBlur` (three box blurs); torchvision 0.29
+`gaussian_blur`; SimCLR (ICML 2020), appendix A. Differs from them: hue is continuous for uint8 too, where Pillow
+counts 256 steps; Pillow's blur is applied as one product of its three box filters, without rounding in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewsight.errors import InvalidInput
+from fewsight.shapes import check_shapes
+
+__all__ = ["Operation", "Padding", "photometric"]
+
+Operation = Literal[
+    "solarize", "grayscale", "hflip", "brightness", "contrast", "saturation", "hue", "gaussian_blur"
+]
+Padding = Literal["reflect", "zeros", "pil"]
+Factor = float | Tensor
+
+# Shares of red, green and blue in grey, in 1/65536 as Pillow has them.
+LUMA = (19595, 38470, 7471)
+
+
+def photometric(images: Tensor, operation: Operation, **factors: Factor | Padding | None) -> Tensor:
+    """Apply one operation to a batch.
+
+    Args:
+        images: `[B, 3, H, W]`, uint8, or float in [0, 1]; not changed.
+        operation: `solarize` (threshold on the 0-255 scale), `grayscale`, `hflip`, `brightness`, `contrast`,
+            `saturation` (factor, 0 or above), `hue` (factor in turns, -0.5 to 0.5), or `gaussian_blur` (sigma
+            in pixels; kernel_size, odd; padding `reflect` (torchvision, DINOv2), `zeros` (SimCLR: borders
+            darken) or `pil` (kernel_size None, edges repeated)).
+        factors: of the operation; numbers or tensors `[B]`.
+
+    Returns:
+        Same shape and type.
+
+    Raises:
+        InvalidInput: pictures of another kind, an unknown operation, factors missing, unknown or out of range.
+
+    >>> photometric(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8), "solarize", threshold=128).flatten()
+    tensor([55, 55, 55], dtype=torch.uint8)
+    """
+    check_shapes(images=(images, "B 3 H W"))
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InvalidInput(f"images are {images.dtype}; expected uint8, or float in [0, 1].")
+    if operation not in OPERATIONS:
+        raise InvalidInput(f"operation is {operation!r}; expected one of {', '.join(OPERATIONS)}.")
+    function, wanted, optional = OPERATIONS[operation]
+    if set(factors) - wanted - optional or wanted - set(factors):
+        raise InvalidInput(
+            f"{operation} was given {sorted(factors)}; expected {sorted(wanted)}"
+            + (f" and, if wanted, {sorted(optional)}." if optional else ".")
+        )
+    return function(images, **factors)
+
+
+def _solarize(images: Tensor, *, threshold: Factor) -> Tensor:
+    limit = _column(images, "threshold", threshold, 0, 256)
+    if images.dtype == torch.uint8:
+        return torch.where(images >= limit, 255 - images, images)
+    return torch.where(images >= limit.to(images.dtype) / 255, 1 - images, images)
+
+
+def _grayscale(images: Tensor) -> Tensor:
+    return _grey(images).expand(-1, 3, -1, -1).contiguous()
+
+
+def _hflip(images: Tensor) -> Tensor:
+    return images.flip(-1)
+
+
+def _brightness(images: Tensor, *, factor: Factor) -> Tensor:
+    return _blend(images, torch.zeros((), dtype=images.dtype, device=images.device), factor)
+
+
+def _contrast(images: Tensor, *, factor: Factor) -> Tensor:
+    mean = _working(_grey(images)).mean(dim=(1, 2, 3), keepdim=True)
+    return _blend(images, torch.floor(mean + 0.5) if images.dtype == torch.uint8 else mean, factor)
+
+
+def _saturation(images: Tensor, *, factor: Factor) -> Tensor:
+    return _blend(images, _grey(images), factor)
+
+
+def _hue(images: Tensor, *, factor: Factor) -> Tensor:
+    """Turn the hue by a share of the circle; saturation and value stay.
+
+    Source: Smith, Color gamut transform pairs (SIGGRAPH 1978), in a closed form: channel n of hue h (in sixths)
+    is `v - c clip(min(k, 4 - k), 0, 1)` with `k = (n + h) mod 6`, n = 5, 3, 1 for red, green, blue.
+    """
+    turn = _column(images, "factor", factor, -0.5, 0.5)
+    values = _working(images) / (255 if images.dtype == torch.uint8 else 1)
+    value, chroma = values.amax(dim=1, keepdim=True), values.amax(dim=1, keepdim=True) - values.amin(dim=1, keepdim=True)
+    hue = _hue_in_sixths(values, value, chroma) + 6 * turn
+    positions = torch.tensor([5.0, 3.0, 1.0], dtype=values.dtype, device=values.device).view(1, 3, 1, 1)
+    k = torch.remainder(positions + hue, 6)
+    turned = value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+    return torch.round(turned * 255).to(torch.uint8) if images.dtype == torch.uint8 else turned.to(images.dtype)
+
+
+def _hue_in_sixths(values: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
+    """Hue `[B, 1, H, W]` in [-1, 5); 0 for grey pixels."""
+    red, green, blue = values.split(1, dim=1)
+    divisor = torch.where(chroma > 0, chroma, 1)
+    from_red, from_green = (green - blue) / divisor, (blue - red) / divisor + 2
+    from_blue = (red - green) / divisor + 4
+    return torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))
+
+
+def _gaussian_blur(
+    images: Tensor, *, sigma: Factor, kernel_size: int | None = None, padding: Padding = "pil"
+) -> Tensor:
+    """Blur each row and column by a banded matrix that holds the kernel and what happens at the border."""
+    sigmas = _column(images, "sigma", sigma, 0, math.inf).flatten()
+    if bool((sigmas <= 0).any() | sigmas.isinf().any()):
+        raise InvalidInput(f"sigma is {sigma}; expected finite numbers above 0.")
+    sigmas = sigmas.expand(len(images)).to(_working(images[:0]).dtype)
+    H, W = images.shape[-2:]
+    if padding == "pil":
+        if kernel_size is not None:
+            raise InvalidInput(f"kernel_size is {kernel_size}; expected None with padding 'pil'.")
+        rows, columns = _box_matrix(H, sigmas), _box_matrix(W, sigmas)
+    else:
+        rows, columns = (_kernel_matrix(side, sigmas, kernel_size, padding) for side in (H, W))
+    blurred = rows[:, None] @ _working(images) @ columns[:, None].mT  # [B, 3, H, W]
+    return _as_input(blurred + 0.5, images) if images.dtype == torch.uint8 else blurred.to(images.dtype)
+
+
+def _kernel_matrix(side: int, sigmas: Tensor, kernel_size: int | None, padding: str) -> Tensor:
+    """`[B, side, side]`: a sampled Gaussian of `kernel_size` taps around each pixel."""
+    if padding not in ("reflect", "zeros"):
+        raise InvalidInput(f"padding is {padding!r}; expected 'reflect', 'zeros' or 'pil'.")
+    if kernel_size is None or kernel_size < 1 or kernel_size % 2 == 0:
+        raise InvalidInput(f"kernel_size is {kernel_size}; expected an odd number of pixels.")
+    radius = kernel_size // 2
+    if padding == "reflect" and radius >= side:
+        raise InvalidInput(f"kernel_size is {kernel_size} for {side} pixels; expected a radius below the side.")
+    steps = torch.arange(-radius, radius + 1, device=sigmas.device)
+    weights = torch.softmax(-0.5 * (steps / sigmas[:, None]).square(), dim=1)  # [B, kernel_size]
+    sources = torch.arange(side, device=sigmas.device)[:, None] + steps  # [side, kernel_size]
+    inside = (sources >= 0) & (sources < side)
+    sources = (side - 1 - (side - 1 - sources.abs()).abs()) if padding == "reflect" else sources.clamp(0, side - 1)
+    taps = weights[:, None] * (inside | (padding == "reflect"))
+    matrix = sigmas.new_zeros(len(sigmas), side, side)
+    return matrix.scatter_add_(2, sources.expand(len(sigmas), -1, -1), taps.expand(-1, side, -1))
+
+
+def _box_matrix(side: int, sigmas: Tensor) -> Tensor:
+    """`[B, side, side]`: Pillow's approximation of a Gaussian, three box blurs with edges repeated.
+
+    A box of half-width `whole + part` weighs the pixels up to `whole` away alike and the next ones by `part`; the
+    variance of three such boxes is that of the Gaussian (Gwosdek et al., SSVM 2011, equation 14).
+    """
+    variance = sigmas.square() / 3
+    whole = torch.floor((torch.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1).square()))
+    radius = int(whole.max()) + 1
+    steps = torch.arange(-radius, radius + 1, device=sigmas.device)
+    distance = steps.abs() - whole[:, None]  # [B, taps]
+    weights = torch.where(distance <= 0, 1, torch.where(distance <= 1, part[:, None], 0))
+    weights = weights / (2 * (whole + part) + 1)[:, None]
+    sources = (torch.arange(side, device=sigmas.device)[:, None] + steps).clamp(0, side - 1)
+    box = sigmas.new_zeros(len(sigmas), side, side)
+    box.scatter_add_(2, sources.expand(len(sigmas), -1, -1), weights[:, None].expand(-1, side, -1))
+    return box @ box @ box
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma `[B, 1, H, W]`; uint8 is rounded in fixed point as Pillow does."""
+    if images.dtype == torch.uint8:
+        red, green, blue = (weight * images[:, [i]].int() for i, weight in enumerate(LUMA))
+        return ((red + green + blue + 32768) >> 16).to(torch.uint8)
+    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) / 65536
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Factor) -> Tensor:
+    """`factor * images + (1 - factor) * other`, clipped to the range of the type."""
+    share = _column(images, "factor", factor, 0, math.inf)
+    if bool(share.isinf().any()):
+        raise InvalidInput(f"factor is {factor}; expected a finite number of 0 or above.")
+    other = _working(other)
+    return _as_input(other + share.to(other.dtype) * (_working(images) - other), images)
+
+
+def _as_input(values: Tensor, images: Tensor) -> Tensor:
+    """Clip to the range of the input's type; Pillow truncates to whole grey levels."""
+    if images.dtype == torch.uint8:
+        return values.clamp_(0, 255).to(torch.uint8)
+    return values.clamp_(0, 1).to(images.dtype)
+
+
+def _working(images: Tensor) -> Tensor:
+    """float32, or float64 for float64."""
+    return images if images.dtype == torch.float64 else images.float()
+
+
+def _column(images: Tensor, name: str, value: Factor, low: float, high: float) -> Tensor:
+    """A factor as `[1 or B, 1, 1, 1]` on the device of the pictures, range checked."""
+    if value is None or isinstance(value, str):
+        raise InvalidInput(f"{name} is {value!r}; expected a number or a tensor [B].")
+    column = torch.as_tensor(value, device=images.device)
+    if column.ndim > 1 or column.numel() not in (1, len(images)):
+        raise InvalidInput(f"{name} has shape {list(column.shape)}; expected a number, or one for each picture.")
+    if not bool(((column >= low) & (column <= high)).all()):
+        raise InvalidInput(f"{name} is {value}; expected values from {low} to {high}.")
+    column = column if column.dtype == torch.float64 and images.dtype == torch.float64 else column.float()
+    return column.reshape(-1, 1, 1, 1)
+
+
+# Name -> function, factors that must be given, factors that may be.
+OPERATIONS: dict[str, tuple[Callable[..., Tensor], frozenset[str], frozenset[str]]] = {
+    "solarize": (_solarize, frozenset({"threshold"}), frozenset()),
+    "grayscale": (_grayscale, frozenset(), frozenset()),
+    "hflip": (_hflip, frozenset(), frozenset()),
+    "brightness": (_brightness, frozenset({"factor"}), frozenset()),
+    "contrast": (_contrast, frozenset({"factor"}), frozenset()),
+    "saturation": (_saturation, frozenset({"factor"}), frozenset()),
+    "hue": (_hue, frozenset({"factor"}), frozenset()),
+    "gaussian_blur": (_gaussian_blur, frozenset({"sigma"}), frozenset({"kernel_size", "padding"})),
+}

@@ -1,0 +1,103 @@
+"""One card of the contact sheet: a photo, its answer, the labelled photos that speak for it and against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fewsight.data.transform import Transform
+from fewsight.predictions import Prediction, SupportMatch
+from fewsight.report.doubt import Certainty, certainty, doubt
+from fewsight.report.matches import Drawing, draw_matches
+from fewsight.report.tables import correct, said_labels
+from fewsight.report.thumbnails import Album, Thumbnail
+
+__all__ = ["Card", "Witness", "make_card"]
+
+MOST_WITNESSES = 3  # support photos beside each answer
+MOST_OTHERS = 5  # classes in the list of all scores
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A labelled photo that is like the query."""
+
+    file: str
+    label: str
+    similarity: float
+    picture: Thumbnail | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the contact sheet shows of one row.
+
+    `certainty` is empty for a rejected photo, `right` None where the truth is not known, `scores` the best
+    classes with their probabilities, `drawings` the matched patches.
+    """
+
+    row: Prediction
+    index: int
+    picture: Thumbnail | None
+    doubt: float
+    certainty: Certainty | None
+    right: bool | None
+    labels: tuple[str, ...]
+    witnesses: tuple[Witness, ...]
+    rivals: tuple[Witness, ...]
+    scores: tuple[tuple[str, float], ...]
+    drawings: tuple[Drawing, ...]
+
+
+def make_card(
+    row: Prediction,
+    index: int,
+    album: Album,
+    labels_of: Mapping[str, Sequence[str]],
+    *,
+    transform: Transform | None = None,
+) -> Card:
+    """The card of row `index`; reads its pictures into `album`."""
+    for_it, against_it = _witnesses(row)
+    best = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[:MOST_OTHERS]
+    return Card(
+        row=row,
+        index=index,
+        picture=album.picture("query", row.file),
+        doubt=doubt(row),
+        certainty=certainty(row) if row.answered else None,
+        right=correct(row),
+        labels=said_labels(row),
+        witnesses=tuple(_witness(match, album) for match in for_it[:MOST_WITNESSES]),
+        rivals=tuple(_witness(match, album) for match in against_it[:MOST_WITNESSES]),
+        scores=tuple(best),
+        drawings=tuple(_drawings(row, album, labels_of, transform)),
+    )
+
+
+def _witnesses(row: Prediction) -> tuple[Sequence[SupportMatch], Sequence[SupportMatch]]:
+    """Support photos for the answer and for the runner-up; for a rejected photo, the nearest of any class."""
+    if row.reasons is not None:
+        return row.reasons.nearest, row.reasons.nearest_of_runner_up
+    if not row.answered:
+        return row.nearest, ()
+    said = set(said_labels(row))
+    return (
+        [match for match in row.nearest if match.label in said],
+        [match for match in row.nearest if match.label == row.runner_up and match.label not in said],
+    )
+
+
+def _witness(match: SupportMatch, album: Album) -> Witness:
+    return Witness(match.file, match.label, match.similarity, album.picture("support", match.file))
+
+
+def _drawings(
+    row: Prediction, album: Album, labels_of: Mapping[str, Sequence[str]], transform: Transform | None
+) -> list[Drawing]:
+    if row.reasons is None or not row.reasons.patches:
+        return []
+    classes = (row.reasons.label, row.reasons.runner_up)
+    return draw_matches(
+        album, row.file, row.reasons.patches, labels_of, classes=classes, transform=transform
+    )
