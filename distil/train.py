@@ -13,12 +13,14 @@ import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewsight.backbones.backbone import TokenMask
 from fewsight.backbones.bundled import BundledBackbone
 from fewsight.backbones.features import Features
 from fewsight.seeding import numpy_generator, torch_generator
 from losses import Heads, distillation_loss
+from quick import quicken
 from targets import DENSE_DIMS, GRID, POOLED_DIMS, Basis, enlarged, normalised
 from teacher import load_trunk
 
@@ -85,6 +87,7 @@ class Run:
         torch.manual_seed(torch_generator(seed, "student").initial_seed())
         self.stage, self.seed, self.step = stage, seed, 0
         self.student = BundledBackbone().to(memory_format=torch.channels_last)
+        quicken(self.student.trunk)
         self.heads = Heads(self.student.dim, POOLED_DIMS, DENSE_DIMS)
         self.average: dict[str, Tensor] = {}
 
@@ -189,7 +192,8 @@ def batch_features(run: Run, targets: Targets, index: numpy.ndarray) -> tuple[Fe
         hidden = (order >= stage.kept).reshape(-1, h, w)
         mask = TokenMask(hidden, "drop")
         dense = dense[~hidden].reshape(len(index), 1, stage.kept, -1)
-    with torch.autocast("cpu", torch.bfloat16):
+    # The fused kernel's backward pass is slower than plain products for so few tokens.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         return student.encode(maps, mask=mask), dense
 
 

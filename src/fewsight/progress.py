@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -141,7 +141,7 @@ def track(
     ...     list(track(range(3), "counting", unit="numbers"))
     [0, 1, 2]
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(what, total, unit=unit) as progress:
         for item in items:

@@ -43,7 +43,10 @@ def test_mae_checkpoints(case, wrapped):
 def test_simmim_checkpoints(case, wrapped):
     state = case.state_dict()
     if wrapped:
-        state = {"model": {f"encoder.{key}": value for key, value in state.items()} | {"decoder.0.bias": torch.ones(3)}}
+        state = {
+            "model": {f"encoder.{key}": value for key, value in state.items()}
+            | {"decoder.0.bias": torch.ones(3)}
+        }
     assert detect_layout(state) == "simmim"
     plain, masked = (
         tokens_from(state, layout="simmim", images=images_of(case), mask=mask, **case.params)

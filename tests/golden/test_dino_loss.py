@@ -16,7 +16,10 @@ def test_dino_loss(case):
     center = case.tensor("center")
     results = {}
     for step in (1, 2):
-        student, teacher = case.tensor(f"student_{step}", grad=True), case.tensor(f"teacher_{step}", grad=True)
+        student, teacher = (
+            case.tensor(f"student_{step}", grad=True),
+            case.tensor(f"teacher_{step}", grad=True),
+        )
         loss = dino_loss(student, teacher, center, **params)
         loss.backward()
         assert teacher.grad is None

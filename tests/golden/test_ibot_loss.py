@@ -17,7 +17,10 @@ def test_ibot_loss(case):
         case.tensor("student_cls", grad=True),
         case.tensor("student_patches", grad=True),
     )
-    fixed = {name: case.tensor(name) for name in ("teacher_cls", "teacher_patches", "mask", "center", "patch_center")}
+    fixed = {
+        name: case.tensor(name)
+        for name in ("teacher_cls", "teacher_patches", "mask", "center", "patch_center")
+    }
     losses = ibot_loss(student_cls=student_cls, student_patches=student_patches, **fixed, **params)
     (losses.cls_loss + losses.patch_loss).backward()
     case.check(

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fewsight.backbones.backbone import TokenMask

@@ -27,6 +27,8 @@ class ConvolutionalBackbone(Backbone):
     num_heads = 0
     pooling = "patches"
 
+    model: Any
+
     def __init__(
         self,
         model: nn.Module,
@@ -36,7 +38,7 @@ class ConvolutionalBackbone(Backbone):
         licence: Licence | None = None,
     ) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.model.reset_classifier(0, "")
         self.name = name
         self.dim = int(self.model.num_features)

@@ -296,9 +296,7 @@ def _with_cache(
         {rows[i]: f for i, f in kept.items()},
         len(known),
     )
-    return EncodedBatch(
-        torch.tensor(known, dtype=torch.int64), features, tuple(outcomes), len(batch.images)
-    )
+    return EncodedBatch(torch.tensor(known, dtype=torch.int64), features, tuple(outcomes), len(batch.images))
 
 
 def _recalled(

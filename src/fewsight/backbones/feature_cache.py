@@ -25,7 +25,7 @@ from torch import Tensor
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.features import BlockTokens, Features, Request
 from fewsight.files import cache_folder, said_of_disk
-from fewsight.progress import say
+from fewsight.progress import quieted, say
 
 __all__ = ["CacheUsage", "FeatureCache", "clear", "fingerprint", "image_digest", "usage", "weights_digest"]
 
@@ -191,7 +191,7 @@ class FeatureCache:
         """Delete all entries and give their space back to the disk."""
         if not self._path.exists():
             return
-        with said_of_disk(self._path), self._writing() as connection:
+        with quieted(), self._writing() as connection:
             if connection is not None:
                 connection.execute("DELETE FROM entries")
                 connection.execute("DELETE FROM contents")
@@ -199,6 +199,11 @@ class FeatureCache:
             with contextlib.suppress(sqlite3.Error):  # another process reads: the space is reused later
                 self._connection.execute("VACUUM")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        else:  # the file is damaged
+            for file in self.folder.glob("features.sqlite*"):
+                with said_of_disk(file):
+                    file.unlink()
+            self._broken = False
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         _, total = connection.execute(_TOTAL).fetchone()
@@ -235,22 +240,33 @@ class FeatureCache:
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[sqlite3.Connection | None]:
         """The connection; what the disk refuses ends the cache and not the run."""
+        connection = self._opened()
         try:
-            yield None if self._broken else self._opened()
+            yield connection
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self) -> sqlite3.Connection | None:
         with self._opening:
-            if self._connection is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                # sqlite serialises what threads ask of one connection
-                connection = sqlite3.connect(self._path, timeout=60, check_same_thread=False)
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(_TABLES)
-                self._connection = connection
+            if self._connection is None and not self._broken:
+                try:
+                    self._connection = self._connected()
+                except (sqlite3.Error, OSError) as error:
+                    self._give_up(error)
             return self._connection
+
+    def _connected(self) -> sqlite3.Connection:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # sqlite serialises what threads ask of one connection
+        connection = sqlite3.connect(self._path, timeout=60, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_TABLES)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
 
     def _give_up(self, error: Exception) -> None:
         self._broken = True

@@ -81,7 +81,9 @@ def _resample(
     factors = ((grid[0] + offset) / n, (grid[1] + offset) / n)
     resampled = F.interpolate(table, scale_factor=factors, mode="bicubic")
     if resampled.shape[-2:] != grid:
-        raise InvalidInput(f"offset is {offset}, which gives a grid of {tuple(resampled.shape[-2:])} for {grid}.")
+        raise InvalidInput(
+            f"offset is {offset}, which gives a grid of {tuple(resampled.shape[-2:])} for {grid}."
+        )
     return resampled
 
 

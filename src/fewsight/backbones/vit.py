@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fewsight.backbones.backbone import Backbone, Licence, TokenMask
 from fewsight.backbones.features import BlockTokens, Features, Pooling, Request
+from fewsight.backbones.positions import interpolate_position_embedding
 from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
@@ -53,6 +54,8 @@ class VisionTransformerBackbone(Backbone):
         positions: the rule by which the weights' authors resample positions.
     """
 
+    model: Any
+
     def __init__(
         self,
         model: nn.Module,
@@ -65,7 +68,7 @@ class VisionTransformerBackbone(Backbone):
     ) -> None:
         super().__init__()
         model = _without_head(model)
-        self.model: Any = model
+        self.model = model
         self.name = name
         self.positions = positions
         self.licence = licence or Licence("unknown", None)
@@ -178,8 +181,6 @@ class VisionTransformerBackbone(Backbone):
 
             made = resample_abs_pos_embed(exact, list(grid), list(native), num_prefix_tokens=num_prefix)
         else:
-            from fewsight.backbones.positions import interpolate_position_embedding
-
             made = interpolate_position_embedding(
                 exact, grid, self.positions.offset, antialias=self.positions.antialias, num_prefix=num_prefix
             )
@@ -223,7 +224,8 @@ class VisionTransformerBackbone(Backbone):
     def _split(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
         """Class tokens `[..., D]` and patches `[..., h, w, D]` of tokens `[..., P + N, D]`."""
         cls = tokens[..., 0, :] if self.has_class_token else None
-        return cls, tokens[..., self.num_prefix :, :].unflatten(-2, grid)
+        patches = tokens[..., self.num_prefix :, :]
+        return cls, patches.reshape(*patches.shape[:-2], *grid, -1)
 
     def _check_request(self, request: Request) -> None:
         if (request.attention or request.class_query) and not self.has_class_token:
@@ -257,9 +259,9 @@ class VisionTransformerBackbone(Backbone):
             logits = (key.float() @ query[:, :, 0, :, None].float()).squeeze(-1) * query.shape[-1] ** -0.5
             bias = self._class_bias(block.attn, shared)
             weights = (logits if bias is None else logits + bias).softmax(-1)  # [B, n, P + N]
-            attention = weights[:, :, self.num_prefix :].unflatten(-1, grid)
+            attention = weights[:, :, self.num_prefix :].reshape(*weights.shape[:2], *grid)
         return (
-            key[:, :, self.num_prefix :].unflatten(2, grid) if request.keys else None,
+            key[:, :, self.num_prefix :].reshape(*key.shape[:2], *grid, -1) if request.keys else None,
             query[:, :, 0] if request.class_query else None,
             attention,
         )
@@ -363,7 +365,7 @@ class RotaryBackbone(VisionTransformerBackbone):
 
 def _normed_query_key(attention: Any, qkv: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys `[B, n, N, d]` of fused `qkv [B, N, 3 n d]`, as the attention multiplies them."""
-    query, key, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    query, key, _ = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
     return tuple(x if norm is None else norm(x) for x, norm in zip((query, key), norms, strict=True))  # type: ignore[return-value]
 

@@ -9,8 +9,8 @@ Floats in [0, 1] take the same formulas without rounding. `factor` arguments are
     saturation     f v + (1 - f) grey of the pixel                       gaussian_blur
 
 Sources: Pillow 13 `ImageOps`, `ImageEnhance`, `ImageFilter.GaussianBlur` (three box blurs); torchvision 0.29
-`gaussian_blur`; SimCLR (ICML 2020), appendix A. Differs from them: hue is continuous for uint8 too, where Pillow
-counts 256 steps; Pillow's blur is applied as one product of its three box filters, without rounding in between.
+`gaussian_blur`; SimCLR (ICML 2020), appendix A. Differs from them: Pillow's blur is applied as one product of its
+three box filters, without rounding in between (at most 2 grey levels apart).
 """
 
 from __future__ import annotations
@@ -106,22 +106,45 @@ def _hue(images: Tensor, *, factor: Factor) -> Tensor:
     is `v - c clip(min(k, 4 - k), 0, 1)` with `k = (n + h) mod 6`, n = 5, 3, 1 for red, green, blue.
     """
     turn = _column(images, "factor", factor, -0.5, 0.5)
-    values = _working(images) / (255 if images.dtype == torch.uint8 else 1)
-    value, chroma = values.amax(dim=1, keepdim=True), values.amax(dim=1, keepdim=True) - values.amin(dim=1, keepdim=True)
-    hue = _hue_in_sixths(values, value, chroma) + 6 * turn
+    values = _working(images)
+    value = values.amax(dim=1, keepdim=True)
+    chroma = value - values.amin(dim=1, keepdim=True)
+    hue = _hue_in_sixths(values, value, chroma)
+    if images.dtype == torch.uint8:
+        hue, chroma = _pillow_steps(hue, turn, value, chroma)
+    else:
+        hue = hue + 6 * turn
     positions = torch.tensor([5.0, 3.0, 1.0], dtype=values.dtype, device=values.device).view(1, 3, 1, 1)
     k = torch.remainder(positions + hue, 6)
     turned = value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
-    return torch.round(turned * 255).to(torch.uint8) if images.dtype == torch.uint8 else turned.to(images.dtype)
+    return _as_input(turned + 0.5 if images.dtype == torch.uint8 else turned, images)
+
+
+def _pillow_steps(hue: Tensor, turn: Tensor, value: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """Hue and chroma as Pillow has them: hue turned on 256 steps of 1/255 circle, saturation cut to 1/255.
+
+    Precisions alternate as in its code, since a step of 1/255 hangs on the last bit.
+    """
+    steps = torch.floor(_single(torch.remainder(hue.double() / 6 + 1, 1)) * 255).to(turn.dtype) + torch.trunc(
+        turn * 255
+    )
+    saturation = torch.floor((chroma / value.clamp(min=1)).double() * 255).to(turn.dtype) / 255
+    return torch.remainder(steps, 256) * (6 / 255), value * saturation
+
+
+def _single(values: Tensor) -> Tensor:
+    """float64 values that float32 can hold."""
+    return values.float().double()
 
 
 def _hue_in_sixths(values: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     """Hue `[B, 1, H, W]` in [-1, 5); 0 for grey pixels."""
-    red, green, blue = values.split(1, dim=1)
-    divisor = torch.where(chroma > 0, chroma, 1)
-    from_red, from_green = (green - blue) / divisor, (blue - red) / divisor + 2
-    from_blue = (red - green) / divisor + 4
-    return torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))
+    # Distances from the maximum, divided one by one: Pillow's rounding, which the steps of 1/255 make visible.
+    shares = ((value - values) / torch.where(chroma > 0, chroma, 1)).double()
+    red, green, blue = shares.unbind(dim=1)
+    from_red, from_green, from_blue = blue - green, 2 + red - blue, 4 + green - red
+    hue = torch.where(red == 0, from_red, torch.where(green == 0, from_green, from_blue))
+    return torch.where(chroma > 0, hue[:, None], 0).to(values.dtype)
 
 
 def _gaussian_blur(
@@ -151,12 +174,16 @@ def _kernel_matrix(side: int, sigmas: Tensor, kernel_size: int | None, padding: 
         raise InvalidInput(f"kernel_size is {kernel_size}; expected an odd number of pixels.")
     radius = kernel_size // 2
     if padding == "reflect" and radius >= side:
-        raise InvalidInput(f"kernel_size is {kernel_size} for {side} pixels; expected a radius below the side.")
+        raise InvalidInput(
+            f"kernel_size is {kernel_size} for {side} pixels; expected a radius below the side."
+        )
     steps = torch.arange(-radius, radius + 1, device=sigmas.device)
     weights = torch.softmax(-0.5 * (steps / sigmas[:, None]).square(), dim=1)  # [B, kernel_size]
     sources = torch.arange(side, device=sigmas.device)[:, None] + steps  # [side, kernel_size]
     inside = (sources >= 0) & (sources < side)
-    sources = (side - 1 - (side - 1 - sources.abs()).abs()) if padding == "reflect" else sources.clamp(0, side - 1)
+    sources = (
+        (side - 1 - (side - 1 - sources.abs()).abs()) if padding == "reflect" else sources.clamp(0, side - 1)
+    )
     taps = weights[:, None] * (inside | (padding == "reflect"))
     matrix = sigmas.new_zeros(len(sigmas), side, side)
     return matrix.scatter_add_(2, sources.expand(len(sigmas), -1, -1), taps.expand(-1, side, -1))
@@ -218,7 +245,9 @@ def _column(images: Tensor, name: str, value: Factor, low: float, high: float) -
         raise InvalidInput(f"{name} is {value!r}; expected a number or a tensor [B].")
     column = torch.as_tensor(value, device=images.device)
     if column.ndim > 1 or column.numel() not in (1, len(images)):
-        raise InvalidInput(f"{name} has shape {list(column.shape)}; expected a number, or one for each picture.")
+        raise InvalidInput(
+            f"{name} has shape {list(column.shape)}; expected a number, or one for each picture."
+        )
     if not bool(((column >= low) & (column <= high)).all()):
         raise InvalidInput(f"{name} is {value}; expected values from {low} to {high}.")
     column = column if column.dtype == torch.float64 and images.dtype == torch.float64 else column.float()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fewsight.errors import UnreadableImage
 
-__all__ = ["leaves_folder", "read_bytes"]
+__all__ = ["leaves_folder", "read_bytes", "read_head"]
 
 RETRY_DELAYS = (0.05, 0.25, 1.0)  # seconds; at most four attempts
 TRANSIENT = {
@@ -109,3 +109,13 @@ def _reason(path: str | os.PathLike[str], error: OSError) -> str:
         return "broken link"
     number = error.errno or 0
     return REASONS.get(number) or f"read error ({errno.errorcode.get(number, number)})"
+
+
+def read_head(path: str | os.PathLike[str], count: int) -> bytes:
+    """The first bytes of a regular file; none where it cannot be read or is something else."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            return file.read(count) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    except OSError:
+        return b""

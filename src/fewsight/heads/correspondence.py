@@ -1,226 +1,372 @@
-"""Training-free dense matching: where in a query are the patches that look like a class's supports?
+"""Training-free segmentation from a few labelled photos: the head, around `dense_matching`.
 
-Nearest neighbours of patch tokens, weighted by how likely each support patch is foreground. The margin
-"nearest foreground against nearest background" is the reverse matching of Matcher (Liu et al., ICLR 2024) and
-INSID3 as a number; weights and the soft maximum make it work with labels alone and with any number of shots.
-The method is ours; no paper defines it.
+Conditioning makes a bank of support patches with foreground priors: from given masks where a photo has one, else
+from attention or the photo's own affinity, refined by what the shots of a class share and what classes share.
+A query patch belongs to a class where that class's foreground is nearer than any background; a class is present
+where its best patches exceed a threshold learnt from the supports among themselves. The method is ours.
 
-Letters: Q query patches, S support patches of all images, N classes, D width, k neighbours.
+Letters: S support images, N classes, P patches of an image, D width, Q queries, H x W output pixels.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewsight.errors import InvalidInput
-from fewsight.shapes import check_shapes
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.features import Features, Request
+from fewsight.errors import IncompatibleModel, InvalidInput
+from fewsight.heads.dense_matching import (
+    cycle_consistency,
+    foreground_margin,
+    log_weight,
+    neighbours_for,
+    presence_score,
+    smooth_margins,
+    soft_maximum,
+)
+from fewsight.heads.head import Head, Segmented, Support
+from fewsight.heads.presence import (
+    PresenceThreshold,
+    presence_probability,
+    presence_threshold,
+    separation,
+)
+from fewsight.heads.pseudo_masks import nearest_similarities, refined_prior, support_prior
 
 __all__ = [
-    "centred_directions",
+    "ConditionedCorrespondence",
+    "Correspondence",
     "cycle_consistency",
     "foreground_margin",
-    "neighbours_for",
     "presence_score",
-    "smooth_margins",
 ]
 
-WEIGHT_FLOOR = 1e-6
-"""A patch that is surely not of a kind still counts as this: the logarithm stays finite."""
 
-CHUNK = 2048
-"""Support patches, and query patches, that are compared at a time: similarities never take over 16 MiB."""
-
-
-def foreground_margin(
-    query: Tensor,
-    support: Tensor,
-    prior: Tensor,
-    support_class: Tensor,
-    *,
-    num_classes: int,
-    neighbours: int = 10,
-    temperature: float = 0.07,
-) -> Tensor:
-    """How much nearer each query patch is to a class's foreground than to any background, [N, Q].
-
-    With similarity s and weights w a set X answers τ·(logsumexp over T of z/τ - log|T|), z = s + τ·log max(w,
-    1e-6), T = its min(k, |X|) largest z. The margin is that of the class's own patches with w = prior, minus
-    that of all support patches with w = 1 - prior. The count in the logarithm keeps classes with more shots or
-    larger objects from being more likely.
+class Correspondence(Head):
+    """Training-free dense head.
 
     Args:
-        query: raw patch tokens, [Q, D]; centring by the mean of all support patches and unit length are done here.
-        support: raw patch tokens, [S, D].
-        prior: how likely each support patch is foreground, in [0, 1], [S].
-        support_class: 0..N-1, [S]; every class has a patch.
-        num_classes: N.
-        neighbours: k.
-        temperature: τ, positive; in units of cosine.
-
-    Raises:
-        InvalidInput: shapes do not fit, a value is out of range, or a class has no patch.
+        tokens: `"patches"` = patch tokens after the final norm; `"keys"` = keys of the last block, all heads side
+            by side (the better choice for DINO-v1).
+        attention: ask the backbone for class-token attention, the first source of priors for photos without a
+            mask; False for networks without attention, which then use the photo's own affinity.
+        neighbours: k of the margin; None: at most 10, at most half of the smallest foreground.
+        temperature: τ of the margin, in units of cosine.
+        fraction: share of a query's patches that speak for presence.
+        calibration_images: at most this many supports are asked for calibration, evenly chosen.
     """
-    _check(query, support, prior, support_class, num_classes)
-    if neighbours < 1:
-        raise InvalidInput(f"neighbours is {neighbours}; expected at least 1.")
-    if not 0 < temperature < math.inf:
-        raise InvalidInput(f"temperature is {temperature}; expected a positive number.")
-    q, s = centred_directions(query, support)
-    return direction_margin(
-        q, s, prior, support_class, num_classes=num_classes, neighbours=neighbours, temperature=temperature
-    )
+
+    def __init__(
+        self,
+        *,
+        tokens: Literal["patches", "keys"] = "patches",
+        attention: bool = True,
+        neighbours: int | None = None,
+        temperature: float = 0.07,
+        fraction: float = 0.02,
+        calibration_images: int = 64,
+    ) -> None:
+        super().__init__()
+        if tokens not in ("patches", "keys"):
+            raise InvalidInput(f"tokens is {tokens!r}; expected 'patches' or 'keys'.")
+        if neighbours is not None and neighbours < 1:
+            raise InvalidInput(f"neighbours is {neighbours}; expected at least 1, or None.")
+        if not 0 < temperature < float("inf") or not 0 < fraction <= 1:
+            raise InvalidInput(
+                f"temperature and fraction are {temperature} and {fraction}; expected a positive number and one in (0, 1]."
+            )
+        self.tokens, self.neighbours, self.temperature = tokens, neighbours, temperature
+        self.fraction, self.calibration_images = fraction, calibration_images
+        self.request = Request(keys=tokens == "keys", attention=attention)
+
+    @classmethod
+    def for_backbone(cls, backbone: Backbone) -> Correspondence:
+        """The head with what `backbone` can give: without attention where it has no heads."""
+        return cls(attention=backbone.num_heads > 0)
+
+    def patches(self, features: Features) -> Tensor:
+        """The vectors that are compared, float32 or float64, [B, h, w, D].
+
+        Raises:
+            InvalidInput: the features hold no patches (given as numbers), or no keys where these are wanted.
+        """
+        found = features.patches
+        if self.tokens == "keys":
+            found = None if features.keys is None else features.keys.permute(0, 2, 3, 1, 4).flatten(3)
+        if found is None:
+            raise InvalidInput(f"the features hold no {self.tokens}; correspondence needs a backbone with a patch grid.")
+        return found if found.dtype == torch.float64 else found.float()
+
+    def condition(self, support: Support) -> ConditionedCorrespondence:
+        """Keep patches and priors of the supports.
+
+        Raises:
+            InvalidInput: there are no patches, or a mask marks nothing of a class that the photo is labelled with.
+        """
+        patches = self.patches(support.features)
+        prior, given = support_prior(support, patches)
+        return ConditionedCorrespondence(
+            self, support.names, patches, prior, given.to(patches.device), support.membership.to(patches.device)
+        )
+
+    def restore(self, names: Sequence[str], state: Mapping[str, Tensor]) -> ConditionedCorrespondence:
+        """The conditioned head that `ConditionedCorrespondence.state` was taken from."""
+        missing = {"patches", "prior", "given", "membership"} - set(state)
+        if missing:
+            raise IncompatibleModel(f"the correspondence state lacks {', '.join(sorted(missing))}.")
+        patches, membership = state["patches"].float(), state["membership"].bool()
+        fits = (len(patches), len(names), patches.shape[1] * patches.shape[2])
+        if tuple(state["prior"].shape) != fits or tuple(membership.shape) != fits[:2]:
+            raise IncompatibleModel(f"the correspondence state does not fit {len(names)} classes.")
+        return ConditionedCorrespondence(
+            self, tuple(names), patches, state["prior"].float(), state["given"].bool(), membership
+        )
 
 
-def centred_directions(query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Both minus the mean of the support patches, at unit length (floor 1e-12).
+class Bank(NamedTuple):
+    """Support patches ready for matching."""
 
-    The mean is that of the supports alone, so queries do not influence one another. It removes the direction
-    common to all patches, which makes all cosines high.
+    mean: Tensor  # [D]
+    directions: Tensor  # [S, P, D], centred, unit length
+    prior: Tensor  # [S, N, P], refined
+    membership: Tensor  # bool [S, N]
+    neighbours: int
+
+
+@dataclass(frozen=True)
+class ConditionedCorrespondence:
+    """Patches and priors of the supports: a value.
+
+    Attributes:
+        patches: raw vectors, [S, h, w, D].
+        prior: foreground prior before refinement, in [0, 1], [S, N, P].
+        given: whether the prior comes from a given mask, bool [S].
+        membership: bool [S, N].
     """
-    mean = support.mean(0)
-    return F.normalize(query - mean, dim=-1, eps=1e-12), F.normalize(support - mean, dim=-1, eps=1e-12)
+
+    head: Correspondence
+    names: tuple[str, ...]
+    patches: Tensor
+    prior: Tensor
+    given: Tensor
+    membership: Tensor
+
+    def scores(self, queries: Features) -> Tensor:
+        """Log odds of presence, `[Q, N]`: above 0 where the class is called present."""
+        threshold = self.threshold
+        return (self._presence(self.bank, self.head.patches(queries)) - threshold.value) / threshold.scale
+
+    def segment(self, queries: Features, size: tuple[int, int]) -> Segmented:
+        """Presence probability [Q, N] and foreground [Q, N, H, W], both above 0.5 where the answer is yes.
+
+        Foreground is the logistic of the margin over τ: 0.5 where foreground and background are as near.
+        """
+        patches = self.head.patches(queries)
+        margin = self._margins(self.bank, patches)
+        presence = presence_probability(self._smoothed_presence(self.bank, patches, margin), self.threshold)
+        maps = margin.unflatten(2, patches.shape[1:3])  # [Q, N, h, w]
+        maps = F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+        return Segmented(presence, (maps / self.head.temperature).sigmoid_())
+
+    def margins(self, queries: Features) -> Tensor:
+        """Margin of each class at each patch, in units of cosine, [Q, N, h, w]."""
+        patches = self.head.patches(queries)
+        return self._margins(self.bank, patches).unflatten(2, patches.shape[1:3])
+
+    def presence_threshold(self, *, false_alarms: float | None = None) -> PresenceThreshold:
+        """The threshold of raw presence scores; with `false_alarms` one that promises at most this share."""
+        positives, negatives = self.evidence
+        return presence_threshold(
+            positives, negatives, alpha=false_alarms, default=(0.0, self.head.temperature)
+        )
+
+    @cached_property
+    def threshold(self) -> PresenceThreshold:
+        """The threshold that `scores` and `segment` use."""
+        return self.presence_threshold()
+
+    @property
+    def separation(self) -> float | None:
+        """Chance that a present class scores above an absent one among the supports; None with too few of each."""
+        return separation(*self.evidence)
+
+    @cached_property
+    def bank(self) -> Bank:
+        """All supports, for queries."""
+        return self._bank(torch.arange(len(self.patches)))
+
+    @cached_property
+    def evidence(self) -> tuple[Tensor, Tensor]:
+        """Presence scores of supports, each under the others: of classes they have, and of classes they have not.
+
+        With one class there are no negatives of other classes: each photo's own background stands for them.
+        """
+        count, ways = self.membership.shape
+        asked = torch.linspace(0, count - 1, min(count, self.head.calibration_images)).round().long().unique()
+        positives, negatives = [], []
+        for image in asked.tolist() if count > 1 else []:
+            others = torch.arange(count)[torch.arange(count) != image]
+            known = self.membership[others].any(0)
+            scores = self._presence(self._bank(others), self.patches[image : image + 1])[0]
+            own = self.membership[image]
+            positives.append(scores[own & known])
+            negatives.append(scores[~own & known])
+        if ways == 1:
+            negatives = [self._background_scores(image) for image in asked.tolist()]
+        empty = self.patches.new_zeros(0)
+        return torch.cat([empty, *positives]), torch.cat([empty, *negatives])
+
+    def _background_scores(self, image: int) -> Tensor:
+        """Presence scores of half-sized windows of a photo's own background, for a support of one class.
+
+        The photo is left out of the background bank if there are others, else its patches within one patch of
+        the query patch are.
+        """
+        count, height, width, _ = self.patches.shape
+        outside = self.bank.prior[image, 0].view(height, width) < 0.2
+        rows, columns = torch.meshgrid(*(torch.arange(n, device=outside.device) for n in (height, width)), indexing="ij")
+        query = self.bank.directions[image]
+        if count > 1:
+            others = torch.arange(count)[torch.arange(count) != image]
+            margin = self._margins(self._bank(others), self.patches[image : image + 1])[0, 0]
+        else:
+            near = (rows.flatten()[:, None] - rows.flatten()).abs() <= 1
+            near &= (columns.flatten()[:, None] - columns.flatten()).abs() <= 1
+            margin = self._margin_without(query, near)
+        scores = []
+        tall, wide = (height + 1) // 2, (width + 1) // 2
+        for top in {0, height // 4, height - tall}:
+            for left in {0, width // 4, width - wide}:
+                window = outside[top : top + tall, left : left + wide]
+                if int(window.sum()) * 2 >= window.numel():
+                    inside = margin.view(height, width)[top : top + tall, left : left + wide][window]
+                    scores.append(presence_score(inside[None], fraction=self.head.fraction))
+        return torch.cat(scores) if scores else self.patches.new_zeros(0)
+
+    def _margin_without(self, query: Tensor, left_out: Tensor) -> Tensor:
+        """Margin of the one photo of the one class against itself without pairs of `left_out` [P, P]."""
+        similarity = (query @ query.T).masked_fill(left_out, -torch.inf)
+        temperature, prior = self.head.temperature, self.bank.prior[0, 0]
+        sides = []
+        for weight in (prior, 1 - prior):
+            z = similarity + log_weight(weight, temperature)
+            count = (z > -torch.inf).sum(1).clamp(min=1, max=self.bank.neighbours)
+            best = z.topk(min(self.bank.neighbours, z.shape[1]), dim=1).values
+            sides.append(temperature * ((best / temperature).logsumexp(1) - count.to(best.dtype).log()))
+        return sides[0] - sides[1]
+
+    def _bank(self, index: Tensor) -> Bank:
+        index = index.to(self.patches.device)
+        patches = self.patches[index].flatten(1, 2)  # [S, P, D]
+        membership, prior = self.membership[index], self.prior[index]
+        mean = patches.mean((0, 1))
+        directions = F.normalize(patches - mean, dim=-1, eps=1e-12)
+        guessed = ~self.given[index]
+        if bool(guessed.any()):
+            refined = refined_prior(prior, nearest_similarities(directions), membership)
+            prior = torch.where(guessed[:, None, None], refined, prior)
+        prior = prior * membership[:, :, None]
+        return Bank(mean, directions, prior, membership, self.head.neighbours or _neighbours(prior, membership))
+
+    def _margins(self, bank: Bank, patches: Tensor) -> Tensor:
+        """[Q, N, P'] of queries [Q, h, w, D]; -inf for a class without a support in the bank."""
+        settings = {"neighbours": bank.neighbours, "temperature": self.head.temperature}
+        query = F.normalize(patches.flatten(0, 2) - bank.mean, dim=-1, eps=1e-12)  # [Q·P', D]
+        # Foreground of any class is background of none: classes compete by their margins.
+        outside = log_weight(1 - bank.prior.amax(1), self.head.temperature)
+        against = soft_maximum(query, bank.directions.flatten(0, 1), outside.flatten(), **settings)
+        margin = query.new_full((len(self.names), len(query)), -torch.inf)
+        for way in bank.membership.any(0).nonzero().flatten().tolist():
+            own = bank.membership[:, way]
+            weight = log_weight(bank.prior[own, way], self.head.temperature)
+            nearest = soft_maximum(query, bank.directions[own].flatten(0, 1), weight.flatten(), **settings)
+            margin[way] = nearest - against
+        return margin.unflatten(1, (len(patches), -1)).transpose(0, 1)
+
+    def _presence(self, bank: Bank, patches: Tensor) -> Tensor:
+        return self._smoothed_presence(bank, patches, self._margins(bank, patches))
+
+    def _smoothed_presence(self, bank: Bank, patches: Tensor, margin: Tensor) -> Tensor:
+        """Raw presence scores [Q, N]. Smoothing helps presence and blurs maps, so maps are left as they are."""
+        directions = F.normalize(patches.flatten(1, 2) - bank.mean, dim=-1, eps=1e-12)
+        known = bank.membership.any(0)
+        scores = margin.new_full(margin.shape[:2], -torch.inf)
+        for query in range(len(patches)):
+            smoothed = smooth_margins(margin[query, known], directions[query])
+            scores[query, known] = presence_score(smoothed, fraction=self.head.fraction)
+        return scores
+
+    def with_class(self, name: str, features: Features) -> ConditionedCorrespondence:
+        """The same with one more class, its column last; its photos have labels only.
+
+        Raises:
+            InvalidInput: the class is there already, or its photos have another grid.
+        """
+        if name in self.names:
+            raise InvalidInput(f"there is a class {name!r} already; remove it first, or choose another name.")
+        count = features.num_images
+        new = self.head.condition(Support(features, torch.ones(count, 1, dtype=torch.bool), (name,)))
+        if new.patches.shape[1:] != self.patches.shape[1:]:
+            raise InvalidInput(
+                f"class {name!r} has patches {list(new.patches.shape[1:])}; expected {list(self.patches.shape[1:])}."
+            )
+        return replace(
+            self,
+            names=(*self.names, name),
+            patches=torch.cat([self.patches, new.patches]),
+            prior=_block_diagonal(self.prior, new.prior),
+            given=torch.cat([self.given, new.given]),
+            membership=_block_diagonal(self.membership[..., None], new.membership[..., None])[..., 0],
+        )
+
+    def without_class(self, name: str) -> ConditionedCorrespondence:
+        """The same without one class; photos that belong to no other class go with it.
+
+        Raises:
+            InvalidInput: there is no such class, or it is the only one.
+        """
+        if name not in self.names or len(self.names) == 1:
+            raise InvalidInput(f"class {name!r} cannot be removed from {list(self.names)}.")
+        columns = torch.tensor([other != name for other in self.names], device=self.patches.device)
+        rows = self.membership[:, columns].any(1)
+        return replace(
+            self,
+            names=tuple(other for other in self.names if other != name),
+            patches=self.patches[rows],
+            prior=self.prior[rows][:, columns],
+            given=self.given[rows],
+            membership=self.membership[rows][:, columns],
+        )
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Tensors for a model folder; patches and priors in half precision."""
+        return {
+            "patches": self.patches.half(),
+            "prior": self.prior.half(),
+            "given": self.given,
+            "membership": self.membership,
+        }
 
 
-def direction_margin(
-    query: Tensor,
-    support: Tensor,
-    prior: Tensor,
-    support_class: Tensor,
-    *,
-    num_classes: int,
-    neighbours: int,
-    temperature: float,
-) -> Tensor:
-    """`foreground_margin` of vectors that are centred and of unit length already; arguments are trusted."""
-    settings = {"neighbours": neighbours, "temperature": temperature}
-    own_weight = _log_weight(prior, temperature)
-    background_weight = _log_weight(1 - prior, temperature)
-    background = _soft_maximum(query, support, background_weight, **settings)
-    margins = []
-    for way in range(num_classes):
-        own = (support_class == way).nonzero().flatten()
-        margins.append(_soft_maximum(query, support[own], own_weight[own], **settings) - background)
-    return torch.stack(margins)
+def _neighbours(prior: Tensor, membership: Tensor) -> int:
+    """`neighbours_for` of priors [S, N, P]."""
+    image, way = membership.nonzero(as_tuple=True)
+    sums = prior[image, way].sum(1)  # one entry for each (image, class)
+    present = way.unique()
+    totals = torch.stack([sums[way == one].sum() for one in present])
+    return neighbours_for(totals, torch.arange(len(totals)), num_classes=len(totals))
 
 
-def _log_weight(weight: Tensor, temperature: float) -> Tensor:
-    return temperature * weight.clamp(min=WEIGHT_FLOOR).log()
-
-
-def _soft_maximum(
-    query: Tensor, bank: Tensor, log_weight: Tensor, *, neighbours: int, temperature: float
-) -> Tensor:
-    """τ·(logsumexp of the k best z/τ - log k) of each query patch against one bank, [Q], in bounded memory."""
-    k = min(neighbours, len(bank))
-    answers = []
-    for some in query.split(CHUNK):
-        best: Tensor | None = None
-        for vectors, weights in zip(bank.split(CHUNK), log_weight.split(CHUNK), strict=True):
-            z = some @ vectors.T + weights.to(some.dtype)
-            z = z.topk(min(k, z.shape[1]), dim=1, sorted=False).values
-            if best is not None:
-                both = torch.cat([best, z], dim=1)
-                z = both.topk(min(k, both.shape[1]), dim=1, sorted=False).values
-            best = z
-        assert best is not None
-        answers.append(temperature * ((best / temperature).logsumexp(1) - math.log(k)))
-    return torch.cat(answers)
-
-
-def neighbours_for(prior: Tensor, support_class: Tensor, *, num_classes: int, most: int = 10) -> int:
-    """k that suits the smallest foreground: half of its patches, at least 1, at most `most`.
-
-    On coarse grids ten neighbours reach beyond a small object, and the rest is background at a high price.
-
-    Args:
-        prior: [S] in [0, 1].
-        support_class: 0..N-1, [S].
-    """
-    check_shapes(prior=(prior, "S"), support_class=(support_class, "S"))
-    sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, support_class.cpu(), prior.double().cpu())
-    return min(most, max(1, int(float(sums.min()) // 2)))
-
-
-def presence_score(margin: Tensor, *, fraction: float = 0.02) -> Tensor:
-    """Mean of the ceil(fraction · Q), at least 1, largest margins of each class: [N, Q] -> [N].
-
-    Raises:
-        InvalidInput: not two axes, no patch, or a fraction outside (0, 1].
-
-    >>> presence_score(torch.tensor([[0.0, 1.0, 3.0]]), fraction=0.5)
-    tensor([2.])
-    """
-    sizes = check_shapes(margin=(margin, "N Q"))
-    if not 0 < fraction <= 1:
-        raise InvalidInput(f"fraction is {fraction}; expected a number in (0, 1].")
-    if sizes["Q"] == 0:
-        raise InvalidInput("margin has no query patches; expected at least one.")
-    # The product can exceed a whole number by one rounding: 0.07 · 100 is 7.000000000000001.
-    count = min(sizes["Q"], max(1, math.ceil(fraction * sizes["Q"] - 1e-9)))
-    return margin.topk(count, dim=1).values.mean(1)
-
-
-def cycle_consistency(
-    query: Tensor, support: Tensor, prior: Tensor, support_class: Tensor, *, num_classes: int
-) -> Tensor:
-    """Share of each class's foreground that finds its way back from the query, [N] in [0, 1].
-
-    Support patch -> best query patch -> best support patch of all: counted where the last is foreground (prior
-    at least 0.5) of the same class; weighted by prior; ties go to the lowest index; 0 for a class without any
-    prior. Arguments as in `foreground_margin`.
-    """
-    _check(query, support, prior, support_class, num_classes)
-    q, s = centred_directions(query, support)
-    forth = torch.empty(len(s), dtype=torch.int64, device=s.device)
-    back = torch.zeros(len(q), dtype=torch.int64, device=s.device)
-    nearest = q.new_full((len(q),), -torch.inf)
-    for at in range(0, len(s), CHUNK):
-        similarity = s[at : at + CHUNK] @ q.T
-        forth[at : at + CHUNK] = similarity.argmax(1)
-        value, index = similarity.max(0)
-        closer = value > nearest
-        nearest = torch.where(closer, value, nearest)
-        back = torch.where(closer, index + at, back)
-    home = back[forth]
-    returned = (support_class[home] == support_class) & (prior[home] >= 0.5)
-    sums = prior.new_zeros(2, num_classes)
-    sums.index_add_(1, support_class.long(), torch.stack([prior * returned, prior]))
-    return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=torch.finfo(prior.dtype).tiny), 0).to(query.dtype)
-
-
-def smooth_margins(margin: Tensor, patches: Tensor, *, threshold: float = 0.2) -> Tensor:
-    """Half of each margin from like patches of the same query: (m + A m) / 2, [N, Q].
-
-    A is row-normalised max(0, cosine - threshold). Give patches centred by the mean of the supports: with a
-    strong common direction A is nearly uniform otherwise, and the map is lost.
-
-    Args:
-        margin: [N, Q].
-        patches: of the query, unit vectors, [Q, D].
-    """
-    check_shapes(margin=(margin, "N Q"), patches=(patches, "Q D"))
-    smoothed = []
-    for some in patches.split(CHUNK):
-        affinity = (some @ patches.T - threshold).clamp(min=0)
-        total = affinity.sum(1).clamp(min=torch.finfo(affinity.dtype).tiny)
-        smoothed.append((margin @ affinity.T) / total)
-    return (margin + torch.cat(smoothed, dim=1)) / 2
-
-
-def _check(query: Tensor, support: Tensor, prior: Tensor, support_class: Tensor, num_classes: int) -> None:
-    check_shapes(
-        query=(query, "Q D"), support=(support, "S D"), prior=(prior, "S"), support_class=(support_class, "S")
-    )
-    if not ((prior >= 0) & (prior <= 1)).all():
-        raise InvalidInput("prior holds values outside [0, 1]; expected the foreground share of each patch.")
-    if num_classes < 1 or support_class.is_floating_point():
-        raise InvalidInput(f"num_classes is {num_classes}, support_class has dtype {support_class.dtype}.")
-    if ((support_class < 0) | (support_class >= num_classes)).any():
-        raise InvalidInput(f"support_class holds a value outside 0 to {num_classes - 1}.")
-    absent = (torch.bincount(support_class.flatten().cpu(), minlength=num_classes) == 0).nonzero().flatten()
-    if len(absent):
-        raise InvalidInput(f"support_class has no patch of class {int(absent[0])}; every class needs a support.")
+def _block_diagonal(old: Tensor, new: Tensor) -> Tensor:
+    """[S, N, P] and [T, M, P] -> [S + T, N + M, P], zero elsewhere."""
+    result = old.new_zeros(len(old) + len(new), old.shape[1] + new.shape[1], old.shape[2])
+    result[: len(old), : old.shape[1]] = old
+    result[len(old) :, old.shape[1] :] = new
+    return result

@@ -85,11 +85,34 @@ def _check_numbers(k: int, temperature: float) -> None:
         raise InvalidInput(f"temperature is {temperature}; expected a positive finite number.")
 
 
-class Neighbours(VectorHead):
-    """Scores by the log of the votes for each class.
+def class_votes(similarity: Tensor, membership: Tensor, k: int, temperature: float) -> Tensor:
+    """Temperature times the log of the summed votes exp(similarity / temperature) of each class, `[Q, K]`.
 
-    A vote of nothing would be -inf; each class gets at least what its nearest support would vote at the k-th place,
-    so that the order among classes without a vote stays that of their nearest support.
+    One vote gives its own similarity, several give more. A class none of whose supports is among the k nearest has
+    the similarity of its nearest support, which is below that of every voter: no class is at -inf, and the order
+    stays sensible.
+
+    Args:
+        similarity: `[Q, S]`; -inf marks a support that is left out.
+        membership: bool `[S, K]`.
+        k: how many supports vote.
+        temperature: positive.
+    """
+    Q, S = similarity.shape
+    support, label = membership.nonzero(as_tuple=True)  # [M] each
+    nearest = similarity.new_full((Q, membership.shape[1]), -torch.inf).scatter_reduce(
+        1, label.expand(Q, -1), similarity[:, support], "amax"
+    )
+    top = similarity.amax(1, keepdim=True)
+    top = torch.where(torch.isfinite(top), top, 0)
+    least = similarity.topk(min(k, S), dim=1).values[:, -1:]
+    votes = torch.where(similarity >= least, ((similarity - top) / temperature).exp(), 0)
+    summed = votes @ membership.to(votes.dtype)
+    return torch.maximum(nearest, top + temperature * summed.log())
+
+
+class Neighbours(VectorHead):
+    """Scores by the votes of the nearest supports, see `class_votes`.
 
     Args:
         k: neighbours that vote; cut to the number of supports.
@@ -111,29 +134,17 @@ class Neighbours(VectorHead):
         return {"unit": unit(vectors)}
 
     def compare(self, queries: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
-        """`[Q, K]` scores: temperature times the log of the summed votes, a soft largest cosine."""
+        """`[Q, K]` scores, a soft largest cosine."""
         supports, membership = prepared["unit"], prepared["membership"]
-        rows = max(1, CHUNK // membership.numel())
-        parts = [self._scores(part @ supports.T, membership) for part in unit(queries).split(rows)]
+        rows = max(1, CHUNK // max(1, int(membership.sum())))
+        parts = [
+            class_votes(part @ supports.T, membership, self.k, self.temperature) for part in unit(queries).split(rows)
+        ]
         return torch.cat(parts) if parts else queries.new_zeros(0, membership.shape[1])
 
     def leave_one_out(self, support: Support) -> Tensor:
         """Scores of every support without itself, `[S, K]`; -inf where a class has no other."""
-        vectors, membership = unit(self.vectors(support.features)), support.membership
-        if len(vectors) == 1:
-            return vectors.new_full((1, membership.shape[1]), -torch.inf)
+        vectors = unit(self.vectors(support.features))
         itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
         similarity = (vectors @ vectors.T).masked_fill(itself, -torch.inf)
-        return self._scores(similarity, membership)
-
-    def _scores(self, similarity: Tensor, membership: Tensor) -> Tensor:
-        """`[Q, K]` from cosines `[Q, S]`; -inf marks a support that is left out."""
-        k = min(self.k, similarity.shape[1])
-        least = similarity.topk(k, dim=1).values[:, -1:]  # [Q, 1]
-        voting = (similarity >= least) & torch.isfinite(similarity)
-        nearest = similarity[:, :, None].masked_fill(~membership, -torch.inf).amax(1)  # [Q, K]
-        votes = torch.where(voting, similarity / self.temperature, -torch.inf)
-        summed = torch.logsumexp(
-            votes[:, :, None].masked_fill(~membership, -torch.inf), dim=1
-        )  # [Q, K], -inf without a vote
-        return torch.maximum(self.temperature * summed, nearest)
+        return class_votes(similarity, support.membership, self.k, self.temperature)

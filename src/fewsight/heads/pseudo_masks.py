@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewsight.errors import InvalidInput
+from fewsight.heads.head import Support
 from fewsight.shapes import check_shapes
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "cst_pseudo_masks",
     "head_similarity",
     "mask_prior",
+    "nearest_similarities",
     "refined_prior",
+    "support_prior",
 ]
 
 
@@ -246,7 +249,17 @@ def _divisible(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return maps
 
 
-def refined_prior(prior: Tensor, patches: Tensor, membership: Tensor) -> Tensor:
+def nearest_similarities(patches: Tensor) -> Tensor:
+    """Largest similarity of each patch to the patches of each image: [S, P, D] -> [S, S', P].
+
+    Entry [s, t, i] is that of patch i of image s to image t. Give centred unit vectors.
+    """
+    check_shapes(patches=(patches, "S P D"))
+    rows = [torch.stack([(image @ other.T).amax(1) for other in patches]) for image in patches]
+    return torch.stack(rows)
+
+
+def refined_prior(prior: Tensor, nearest: Tensor, membership: Tensor) -> Tensor:
     """Keep what the shots of a class share and drop what classes share, [S, N, P].
 
     Each prior is multiplied by the rank (0 to 1 over the image's patches, ties at their mean) of [largest
@@ -256,7 +269,7 @@ def refined_prior(prior: Tensor, patches: Tensor, membership: Tensor) -> Tensor:
 
     Args:
         prior: foreground prior of each image for each class, in [0, 1], [S, N, P]; read where the image has it.
-        patches: centred unit vectors, [S, P, D].
+        nearest: `nearest_similarities` of the images, [S, S, P].
         membership: bool [S, N].
 
     Returns:
@@ -265,22 +278,19 @@ def refined_prior(prior: Tensor, patches: Tensor, membership: Tensor) -> Tensor:
     Raises:
         InvalidInput: shapes do not fit.
     """
-    check_shapes(prior=(prior, "S N P"), patches=(patches, "S P D"), membership=(membership, "S N"))
-    if len(patches) < 2:
-        return prior
+    check_shapes(prior=(prior, "S N P"), nearest=(nearest, "S S P"), membership=(membership, "S N"))
     refined = prior.clone()
-    for image in range(len(patches)):
-        nearest = torch.stack([(patches[image] @ other.T).amax(1) for other in patches])  # [S, P]
-        for way in membership[image].nonzero().flatten().tolist():
-            own = membership[:, way].clone()
-            own[image] = False
-            evidence = _largest(nearest, own) - _largest(nearest, ~membership[:, way])
-            if not bool(own.any()) and bool(membership[:, way].all()):
-                continue
-            product = prior[image, way] * _mean_rank(evidence)
-            largest = product.max()
-            if largest > 0:
-                refined[image, way] = product * (prior[image, way].max() / largest)
+    for image, way in membership.nonzero().tolist():
+        own = membership[:, way].clone()
+        own[image] = False
+        others = ~membership[:, way]
+        if not bool((own | others).any()):
+            continue
+        evidence = _largest(nearest[image], own) - _largest(nearest[image], others)
+        product = prior[image, way] * _mean_rank(evidence)
+        largest = product.max()
+        if largest > 0:
+            refined[image, way] = product * (prior[image, way].max() / largest)
     return refined
 
 
@@ -295,3 +305,59 @@ def _mean_rank(values: Tensor) -> Tensor:
     last = counts.cumsum(0) - 1
     position = last.to(values.dtype) - (counts - 1).to(values.dtype) / 2
     return position[group] / max(len(values) - 1, 1)
+
+
+def support_prior(support: Support, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Foreground prior of each support photo for each class, and whether a given mask made it.
+
+    A photo with a mask: the share of its pixels (`mask_prior`); an integer mask marks class k with k + 1, a bool
+    mask the photo's class, or all of its classes. Without: `attention_prior`, or `bipartition_prior` where there
+    is no attention or it is flat; the same for each class of the photo.
+
+    Args:
+        support: of N classes.
+        patches: the vectors that are compared, [S, h, w, D].
+
+    Returns:
+        Prior [S, N, P], 0 where a photo does not have the class, and bool [S].
+
+    Raises:
+        InvalidInput: a mask marks nothing of a class that its photo is labelled with.
+    """
+    S, h, w, _ = patches.shape
+    membership = support.membership
+    prior = patches.new_zeros(S, membership.shape[1], h * w)
+    given = torch.zeros(S, dtype=torch.bool)
+    for image in range(S):
+        mask = None if support.masks is None else support.masks[image]
+        ways = membership[image].nonzero().flatten().tolist()
+        given[image] = mask is not None
+        if mask is None:
+            attention = support.features.attention
+            prior[image, ways] = _label_prior(None if attention is None else attention[image], patches[image])
+        else:
+            for way in ways:
+                prior[image, way] = _class_prior(mask, way, support.names[way], (h, w)).to(prior)
+    return prior, given
+
+
+def _label_prior(attention: Tensor | None, patches: Tensor) -> Tensor:
+    """Prior [P] of one photo without a mask."""
+    if attention is not None:
+        kept = attention_mass_mask(attention.flatten(1))
+        if not attention_is_flat(kept):
+            return kept.to(patches.dtype).mean(0)
+    if patches[..., 0].numel() < 2:
+        return patches.new_ones(patches[..., 0].numel())
+    return bipartition_prior(patches.flatten(0, 1))
+
+
+def _class_prior(mask: Tensor, way: int, name: str, grid: tuple[int, int]) -> Tensor:
+    """Prior [P] of one class from a bool mask, or from an integer mask (255 = not known)."""
+    if mask.dtype != torch.bool:
+        # An integer mask of a photo with other classes: only this class counts; void stays void.
+        mask = torch.where(mask == 255, 255, (mask == way + 1).int())
+    try:
+        return mask_prior(mask, grid=grid).flatten()
+    except InvalidInput as error:
+        raise InvalidInput(f"the mask of a photo of {name!r} marks no pixel of it: {error}") from error

@@ -148,7 +148,9 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
     if iterations < 1:
         raise InvalidInput(f"iterations is {iterations}; expected 1 or more.")
     if sizes["K"] < 1 or (sizes["B"] < 1 and not is_distributed()):
-        raise InvalidInput(f"scores has shape {list(scores.shape)}; expected at least one row and one column.")
+        raise InvalidInput(
+            f"scores has shape {list(scores.shape)}; expected at least one row and one column."
+        )
     scores = at_least_float32(scores)
     result, smallest = _scaling_sinkhorn(scores, temperature, iterations)
     # A term that underflows is then at most tiny / sqrt(tiny) of the sum it is missing from.

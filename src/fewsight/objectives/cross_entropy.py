@@ -69,9 +69,13 @@ def row_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Te
     """
     check_positive(temperature=temperature)
     if logits.shape != targets.shape or logits.ndim < 1:
-        raise InvalidInput(f"targets has shape {list(targets.shape)}; expected that of the logits, {list(logits.shape)}.")
+        raise InvalidInput(
+            f"targets has shape {list(targets.shape)}; expected that of the logits, {list(logits.shape)}."
+        )
     K = logits.shape[-1]
-    rows = _FusedCrossEntropy.apply(logits.reshape(1, -1, K), temperature, [1], targets.detach().reshape(-1, K))
+    rows = _FusedCrossEntropy.apply(
+        logits.reshape(1, -1, K), temperature, [1], targets.detach().reshape(-1, K)
+    )
     return rows.view(logits.shape[:-1])
 
 
@@ -119,7 +123,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         logits, tops, sums, *targets = ctx.saved_tensors
-        V, R, K = logits.shape
+        R, K = logits.shape[1:]
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
         scale = gradients[0] / ctx.temperature
         for view, mass in enumerate(ctx.masses):

@@ -49,7 +49,9 @@ def masked_pixel_loss(
             f"{list(image.shape)}, as [..., C, H, W]."
         )
     if mask.shape != (*image.shape[:-3], *image.shape[-2:]):
-        raise InvalidInput(f"mask has shape {list(mask.shape)}; expected {list(image.shape)} without the channels.")
+        raise InvalidInput(
+            f"mask has shape {list(mask.shape)}; expected {list(image.shape)} without the channels."
+        )
     corrupted = mask.bool().unsqueeze(-3)  # [..., 1, H, W]
     difference = at_least_float32(reconstruction) - at_least_float32(image.detach())
     # Selected, not multiplied: what stands in pixels that do not count may even be NaN.

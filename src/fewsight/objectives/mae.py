@@ -82,7 +82,9 @@ class AutoencoderSizes:
     def __post_init__(self) -> None:
         for dim, heads in ((self.dim, self.num_heads), (self.decoder_dim, self.decoder_num_heads)):
             if heads < 1 or dim % heads:
-                raise InvalidInput(f"num_heads is {heads} for a width of {dim}; expected a divisor of the width.")
+                raise InvalidInput(
+                    f"num_heads is {heads} for a width of {dim}; expected a divisor of the width."
+                )
 
 
 class MaeOutput(NamedTuple):
@@ -145,7 +147,9 @@ class MaskedAutoencoder(nn.Module):
         network = cls(_read_sizes(tensors, num_heads, decoder_num_heads))
         expected = network.state_dict()
         missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        misfits = [key for key in expected.keys() & tensors.keys() if tensors[key].shape != expected[key].shape]
+        misfits = [
+            key for key in expected.keys() & tensors.keys() if tensors[key].shape != expected[key].shape
+        ]
         if missing or unknown or misfits:
             raise InvalidInput(
                 f"state_dict does not hold a masked autoencoder: missing {missing[:3]}, unknown {unknown[:3]}, "

@@ -118,7 +118,9 @@ def random_mask(noise: Tensor, mask_ratio: float) -> RandomMask:
     check_within(0, 1, mask_ratio=mask_ratio)
     kept = int(L * (1 - mask_ratio))
     if kept < 1:
-        raise InvalidInput(f"mask_ratio is {mask_ratio} with {L} patches; expected a ratio that keeps at least one.")
+        raise InvalidInput(
+            f"mask_ratio is {mask_ratio} with {L} patches; expected a ratio that keeps at least one."
+        )
     ids_shuffle = torch.argsort(noise, dim=1, stable=True)
     ids_restore = torch.argsort(ids_shuffle, dim=1)
     return RandomMask(ids_shuffle[:, :kept], (ids_restore >= kept).float(), ids_restore)
@@ -141,7 +143,11 @@ def grid_mask(
         InvalidInput: sizes that do not divide, a permutation of another length.
     """
     check_within(0, 1, mask_ratio=mask_ratio)
-    sizes = {"input_size": input_size, "mask_patch_size": mask_patch_size, "model_patch_size": model_patch_size}
+    sizes = {
+        "input_size": input_size,
+        "mask_patch_size": mask_patch_size,
+        "model_patch_size": model_patch_size,
+    }
     input_size, mask_patch_size, model_patch_size = (_whole(size, name) for name, size in sizes.items())
     if input_size % mask_patch_size or mask_patch_size % model_patch_size:
         raise InvalidInput(
@@ -152,7 +158,9 @@ def grid_mask(
     if permutation.shape != (G * G,) or not torch.equal(
         permutation.sort().values.cpu(), torch.arange(G * G, dtype=permutation.dtype)
     ):
-        raise InvalidInput(f"permutation has shape {list(permutation.shape)}; expected 0 to {G * G - 1}, each once.")
+        raise InvalidInput(
+            f"permutation has shape {list(permutation.shape)}; expected 0 to {G * G - 1}, each once."
+        )
     cells = torch.zeros(G * G, dtype=torch.int64, device=permutation.device)
     cells[permutation[: math.ceil(G * G * mask_ratio)]] = 1
     return cells.view(G, G).repeat_interleave(repeats, dim=0).repeat_interleave(repeats, dim=1)
@@ -319,7 +327,9 @@ def gmml_mask(
                 f"draws gave {blocks} blocks that cover {covered} of {H * W} pixels, short of the goal {goal:.1f}; "
                 "expected more rows, a smaller max_fraction, or an align that divides the picture finely."
             )
-        top, left = (_uniform_int(row[axis], 0, side - align) // align * align for axis, side in ((0, H), (1, W)))
+        top, left = (
+            _uniform_int(row[axis], 0, side - align) // align * align for axis, side in ((0, H), (1, W))
+        )
         height = min(_uniform_int(row[2], align, longest[0]), H - top)
         width = min(_uniform_int(row[3], align, longest[1]), W - left)
         mask[top : top + round(height / align) * align, left : left + round(width / align) * align] = 1
@@ -359,7 +369,9 @@ def other_image(batch_size: int, generator: numpy.random.Generator) -> Tensor:
         InvalidInput: fewer than two images.
     """
     if batch_size < 2:
-        raise InvalidInput(f"batch_size is {batch_size}; expected at least two images to exchange blocks between.")
+        raise InvalidInput(
+            f"batch_size is {batch_size}; expected at least two images to exchange blocks between."
+        )
     steps = torch.from_numpy(generator.integers(1, batch_size, size=batch_size))
     return (torch.arange(batch_size) + steps) % batch_size
 

@@ -72,11 +72,15 @@ def msn_loss(
     M, B = len(anchors), len(targets)
     check_positive(temperature=temperature, sharpening=sharpening)
     if B < 1 or M < 1 or M % B:
-        raise InvalidInput(f"anchors has {M} rows for {B} targets; expected a whole number of views, V * B rows.")
+        raise InvalidInput(
+            f"anchors has {M} rows for {B} targets; expected a whole number of views, V * B rows."
+        )
     with torch.autocast(anchors.device.type, enabled=False):
         units = unit_rows(prototypes)
         iterations = sinkhorn_iterations if sinkhorn else None
-        assigned = _assigned(unit_rows(targets.detach()), units.detach(), temperature * sharpening, iterations)
+        assigned = _assigned(
+            unit_rows(targets.detach()), units.detach(), temperature * sharpening, iterations
+        )
         terms = _PrototypeTerms.apply(unit_rows(anchors), units, assigned, temperature)
         cross_entropy, entropy, total = terms
         spread = assignments.mean_entropy_gap(total, M)

@@ -51,4 +51,3 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     local = torch.arange(2 * B, device=z1.device)
     positives = first + (local + B) % (2 * B)
     return contrastive_sum(queries, keys, positives, temperature, itself=first + local) / (2 * B)
-

@@ -37,7 +37,9 @@ def simmim_loss(images: Tensor, reconstruction: Tensor, mask: Tensor, patch_size
     >>> simmim_loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.eye(2)[None], 2).item() > 0.999
     True
     """
-    sizes = check_shapes(images=(images, "B C H W"), reconstruction=(reconstruction, "B C H W"), mask=(mask, "B h w"))
+    sizes = check_shapes(
+        images=(images, "B C H W"), reconstruction=(reconstruction, "B C H W"), mask=(mask, "B h w")
+    )
     p = patch_size
     if p < 1 or (sizes["h"] * p, sizes["w"] * p) != (sizes["H"], sizes["W"]):
         raise InvalidInput(
