@@ -1,6 +1,6 @@
 """What the bundled backbone is worth beside raw pixels, the same network untrained, and its teacher.
 
-    python benchmarks/bundled_backbone.py --data DATA [--weights FOLDER] [--against FOLDER] [--sizes 128 192] [--json FILE]
+    python benchmarks/bundled_backbone.py --data DATA [--against FOLDER] [--sizes 128 192] [--json FILE]
 
 Few-shot: 5-way, 600 episodes of a fixed seed, 10 queries a class, cosine to the mean prototype, on six sets that
 training never saw; every model sees the same episodes, so differences are paired. Object against background:
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,10 +24,10 @@ from fewsight.backbones.features import Pooling, pool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distil"))
 
-import masks  # noqa: E402
-from judge import Figure, accuracies, pixels, vectors  # noqa: E402
-from teacher import Teacher  # noqa: E402
-from views import reader  # noqa: E402
+import masks
+from judge import Figure, accuracies, pixels, vectors
+from teacher import Teacher
+from views import reader
 
 SETS = {
     "resisc": ("resisc12", None),
@@ -37,15 +37,21 @@ SETS = {
     "caltech": ("caltech101_a", None),
     "sketch": ("pacs", "sketch"),
 }
+POOLINGS: tuple[Pooling, ...] = ("patches", "cls", "cls+patches")
 TEACHER = "mobilenetv2_imagenet.safetensors"
 Encoder = Callable[[Tensor], Tensor]
 Results = dict[tuple[str, int, bool], Tensor]  # (set, shots, centred) -> accuracy of each episode
 
 
-def encoder(backbone: BundledBackbone, pooling: Pooling) -> Encoder:
-    """Vectors of images in -1..1."""
+def encoder(backbone: BundledBackbone, poolings: tuple[Pooling, ...]) -> Encoder:
+    """Vectors of images in -1..1, by each pooling side by side."""
     backbone = backbone.eval().to(memory_format=torch.channels_last)
-    return lambda images: pool(backbone.features(images), pooling)
+
+    def encode(images: Tensor) -> Tensor:
+        features = backbone.features(images)
+        return torch.cat([pool(features, pooling) for pooling in poolings], dim=1)
+
+    return encode
 
 
 def teacher_encoder(teacher: Teacher) -> Encoder:
@@ -66,27 +72,35 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[int, Encoder]]:
     }
     untrained = BundledBackbone()
     for size in options.sizes:
-        table[f"untrained, {size} px"] = (size, encoder(untrained, "patches"))
-    if options.references:
-        return table
-    for name, folder in {"bundled": options.weights, "other": options.against}.items():
-        if folder is not None:
-            for size in options.sizes:
-                for pooling in ("patches", "cls", "cls+patches"):
-                    table[f"{name} {pooling}, {size} px"] = (size, encoder(load_bundled(folder), pooling))
+        table[f"untrained, {size} px"] = (size, encoder(untrained, ("patches",)))
     return table
 
 
-def judged(data: Path, size: int, encode: Encoder) -> Results:
-    """Accuracy of every episode on the six sets."""
-    results = {}
+def bundled_rows(options: argparse.Namespace) -> Iterator[tuple[list[str], int, Encoder]]:
+    """The bundled weights and those they are compared with: the rows of one encoding, its size, the encoding."""
+    for folder in filter(None, (options.weights, options.against)):
+        for size in options.sizes:
+            names = [row_name(folder, pooling, size) for pooling in POOLINGS]
+            yield names, size, encoder(load_bundled(folder), POOLINGS)
+
+
+def row_name(weights: Path, pooling: Pooling, size: int) -> str:
+    """Weights by the start of their SHA-256, so that kept results are never taken for those of other weights."""
+    sha256 = json.loads((weights / "bundled.json").read_text())["sha256"]
+    return f"bundled {sha256[:8]}, {pooling}, {size} px"
+
+
+def judged(data: Path, size: int, encode: Encoder, widths: tuple[int, ...] = ()) -> list[Results]:
+    """Accuracy of every episode on the six sets, for each group of columns that `encode` gives (default: one)."""
+    results: list[Results] = [{} for _ in widths or (0,)]
     for short, (name, split) in SETS.items():
         loaded = [(image, info["labels"][0]) for image, info, _ in reader(data).load(name, split)]
         found = vectors(pixels([image for image, _ in loaded], size), encode)
         labels = [label for _, label in loaded]
-        for shots in (1, 5):
-            for centre in (False, True):
-                results[short, shots, centre] = accuracies(found, labels, shots=shots, centre=centre)
+        for part, result in zip(found.split(widths or found.shape[1], dim=1), results, strict=True):
+            for shots in (1, 5):
+                for centre in (False, True):
+                    result[short, shots, centre] = accuracies(part, labels, shots=shots, centre=centre)
     return results
 
 
@@ -113,38 +127,69 @@ def comparison(name: str, a: Results, b: Results) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--against", type=Path, help="folder of other weights, compared in pairs")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192])
-    parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--references", action="store_true", help="only what is not the bundled backbone")
     parser.add_argument("--masks", nargs="*", default=["weizmann_horses", "voc15"])
-    parser.add_argument("--json", type=Path, help="write the accuracy of every episode to this file")
+    parser.add_argument(
+        "--json", type=Path, help="keep the accuracy of every episode here; kept rows are not run again"
+    )
     options = parser.parse_args()
-    every: dict[str, Results] = {}
+    every = kept(options.json)
     print("| model | " + " | ".join(SETS) + " | mean of six | centred on the supports |", flush=True)
     print("|---" * (len(SETS) + 3) + "|")
     for name, (size, encode) in rows(options).items():
-        if options.only in name:
-            every[name] = judged(options.data, size, encode)
-            print(table_row(name, every[name]), flush=True)
-    compare(every)
+        if name not in every:
+            [every[name]] = judged(options.data, size, encode)
+            keep(options.json, every)
+        print(table_row(name, every[name]), flush=True)
+    for names, size, encode in () if options.references else bundled_rows(options):
+        if not every.keys() >= set(names):
+            dims = [BundledBackbone.dim * (1 + ("+" in pooling)) for pooling in POOLINGS]
+            every.update(zip(names, judged(options.data, size, encode, tuple(dims)), strict=True))
+            keep(options.json, every)
+        print(*(table_row(name, every[name]) for name in names), sep="\n", flush=True)
+    compare(every, options)
     for name in options.masks:
         masks.report(reader(options.data), name, options)
-    if options.json:
-        kept = {n: {"-".join(map(str, k)): v.tolist() for k, v in r.items()} for n, r in every.items()}
-        options.json.write_text(json.dumps(kept))
 
 
-def compare(every: dict[str, Results]) -> None:
-    """Print every paired difference between the bundled weights and the rest at the same size, and to the teacher."""
-    for name, results in every.items():
-        if name.startswith("bundled"):
-            for other in (name.replace("bundled", "other"), "teacher, 224 px", "teacher dilated, 128 px"):
-                if other in every:
-                    print(comparison(f"{name} - {other}", results, every[other]))
+def kept(path: Path | None) -> dict[str, Results]:
+    """Results of earlier runs, as `keep` wrote them."""
+    if path is None or not path.exists():
+        return {}
+    return {
+        name: {
+            (s, int(k), c == "True"): torch.tensor(v)
+            for (s, k, c), v in ((t.split("-"), v) for t, v in r.items())
+        }
+        for name, r in json.loads(path.read_text()).items()
+    }
+
+
+def keep(path: Path | None, every: dict[str, Results]) -> None:
+    """Write the accuracy of every episode."""
+    if path is not None:
+        plain = {n: {"-".join(map(str, k)): v.tolist() for k, v in r.items()} for n, r in every.items()}
+        path.write_text(json.dumps(plain))
+
+
+def compare(every: dict[str, Results], options: argparse.Namespace) -> None:
+    """Print the paired differences of the bundled weights from the other ones, from the teacher, from pixels."""
+    for size in options.sizes:
+        others = ["teacher, 224 px", "teacher dilated, 128 px", f"untrained, {size} px", "raw pixels, 32 px"]
+        if options.against:
+            others.insert(0, row_name(options.against, "patches", size))
+        for pooling in POOLINGS:
+            name = row_name(options.weights, pooling, size)
+            for other in others:
+                if name in every and other in every:
+                    print(comparison(f"{name} - {other}", every[name], every[other]))
 
 
 if __name__ == "__main__":

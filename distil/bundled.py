@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-
-from fewsight.backbones.bundled import BundledBackbone
 from targets import write_targets
 from teacher import Teacher
 from train import STAGES, Targets, train
 from views import write_views
+
+from fewsight.backbones.bundled import BundledBackbone
 
 TEACHER = "mobilenetv2_imagenet.safetensors"
 LICENCE = {
@@ -72,6 +72,12 @@ def export(options: argparse.Namespace) -> None:
     checkpoint = options.checkpoint or options.work / f"c_{options.seed}.pt"
     state = torch.load(checkpoint)["average"]
     content = save({name: tensor.to(torch.float16).contiguous() for name, tensor in sorted(state.items())})
+    made = {
+        "checkpoint": checkpoint.name,
+        "seed": options.seed,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     description = {
         "name": BundledBackbone.name,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -79,8 +85,7 @@ def export(options: argparse.Namespace) -> None:
         "licence": LICENCE,
         "transform": BundledBackbone.transform.as_dict(),
         "pooling": BundledBackbone.pooling,
-        "provenance": PROVENANCE
-        | {"checkpoint": checkpoint.name, "seed": options.seed, "torch": torch.__version__, "python": platform.python_version()},
+        "provenance": PROVENANCE | made,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     _replace(options.out / "bundled.safetensors", content)
@@ -96,7 +101,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 def main() -> None:
     """Parse the command and run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(required=True)
     for name, verb in (("prepare", prepare), ("train", run_stages), ("export", export)):
         sub = verbs.add_parser(name)

@@ -54,12 +54,14 @@ def pixels(images: Sequence[Image.Image], size: int) -> Tensor:
 @torch.inference_mode()
 def vectors(images: Tensor, encode: Callable[[Tensor], Tensor], batch: int = 32) -> Tensor:
     """`encode` applied in batches, `[N, D]`."""
-    return torch.cat([
-        encode(part.contiguous(memory_format=torch.channels_last)).float() for part in images.split(batch)
-    ])
+    return torch.cat(
+        [encode(part.contiguous(memory_format=torch.channels_last)).float() for part in images.split(batch)]
+    )
 
 
-def accuracies(features: Tensor, labels: Sequence[str], *, shots: int, seed: int = 0, centre: bool = False) -> Tensor:
+def accuracies(
+    features: Tensor, labels: Sequence[str], *, shots: int, seed: int = 0, centre: bool = False
+) -> Tensor:
     """Accuracy of each episode in [0, 1], `[600]`; `centre` takes the mean of the supports from all vectors."""
     unit = F.normalize(features, dim=1)
     by_class = [numpy.flatnonzero(numpy.array(labels) == name) for name in sorted(set(labels))]

@@ -17,7 +17,11 @@ class Heads(nn.Module):
 
     def __init__(self, dim: int, pooled: int, dense: int) -> None:
         super().__init__()
-        self.cls, self.mean, self.dense = nn.Linear(dim, pooled), nn.Linear(dim, pooled), nn.Linear(dim, dense)
+        self.cls, self.mean, self.dense = (
+            nn.Linear(dim, pooled),
+            nn.Linear(dim, pooled),
+            nn.Linear(dim, dense),
+        )
 
 
 def cosine_gap(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -43,7 +47,8 @@ def distillation_loss(
         projected: the same in scaled principal components, `[B, 512]`.
         dense: scaled principal components of the teacher's maps for the student's patches, `[B, h, w, 256]`.
     """
-    assert features.cls is not None and features.patches is not None
+    assert features.cls is not None
+    assert features.patches is not None
     cls, mean = features.cls, features.patches.mean((1, 2))
     terms = {
         "pooled": (cosine_gap(heads.cls(cls), projected) + cosine_gap(heads.mean(mean), projected)) / 2,

@@ -15,13 +15,13 @@ from types import ModuleType
 import numpy
 import torch
 import torch.nn.functional as F
+from judge import Figure
 from PIL import Image
+from teacher import Teacher
 from torch import Tensor
 
 from fewsight.backbones.bundled import BundledBackbone, load_bundled
 from fewsight.backbones.features import Features, Request
-from judge import Figure
-from teacher import Teacher
 
 SIZE = 320
 REQUEST = Request(attention=True, keys=True, class_query=True)
@@ -54,14 +54,18 @@ def load(read: ModuleType, name: str, size: int = SIZE, stride: int = 16) -> Mas
 
 def roc_areas(scores: Tensor, objects: Tensor) -> Tensor:
     """Area under the ROC curve of each row, ties counted half: scores and objects `[N, P]`, result `[N]`."""
-    greater = (scores[:, :, None] > scores[:, None, :]).float() + 0.5 * (scores[:, :, None] == scores[:, None, :])
+    greater = (scores[:, :, None] > scores[:, None, :]).float() + 0.5 * (
+        scores[:, :, None] == scores[:, None, :]
+    )
     pairs = objects[:, :, None] & ~objects[:, None, :]
     return (greater * pairs).sum((1, 2)) / pairs.sum((1, 2))
 
 
 def untaught(features: Features) -> dict[str, Tensor]:
     """Scores `[N, P]` that need no mask: attention, and cosine of class query and keys, both means over heads."""
-    assert features.attention is not None and features.keys is not None and features.class_query is not None
+    assert features.attention is not None
+    assert features.keys is not None
+    assert features.class_query is not None
     query = F.normalize(features.class_query, dim=-1)  # [N, n, d]
     keys = F.normalize(features.keys.flatten(2, 3), dim=-1)  # [N, n, P, d]
     return {
@@ -89,9 +93,9 @@ def taught_by_one(patches: Tensor, objects: Tensor, partner: Tensor) -> Tensor:
 def partners(labels: list[frozenset[str]]) -> Tensor:
     """For each photo the next one, in a ring, that shares a label; itself where there is none."""
     n = len(labels)
-    return torch.tensor([
-        next((j % n for j in range(i + 1, i + n) if labels[i] & labels[j % n]), i) for i in range(n)
-    ])
+    return torch.tensor(
+        [next((j % n for j in range(i + 1, i + n) if labels[i] & labels[j % n]), i) for i in range(n)]
+    )
 
 
 def middle(objects: Tensor) -> Tensor:
@@ -119,7 +123,9 @@ def report(read: ModuleType, name: str, options: argparse.Namespace) -> None:
     line("teacher dilated: taught by one photo, maps", areas[fair])
 
 
-def _report_network(label: str, network: BundledBackbone, data: Masked, partner: Tensor, fair: Tensor) -> None:
+def _report_network(
+    label: str, network: BundledBackbone, data: Masked, partner: Tensor, fair: Tensor
+) -> None:
     found = [network.features(part, REQUEST) for part in _parts(data.images)]
     untaught_scores = [untaught(part) for part in found]
     for what in untaught_scores[0]:

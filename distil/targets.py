@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from teacher import Teacher
+from torch import Tensor
 
 GRID = 8
 LARGE = 224

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
+from losses import Heads, distillation_loss
+from quick import quicken
+from targets import DENSE_DIMS, GRID, POOLED_DIMS, Basis, enlarged, normalised
+from teacher import load_trunk
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -19,10 +23,6 @@ from fewsight.backbones.backbone import TokenMask
 from fewsight.backbones.bundled import BundledBackbone
 from fewsight.backbones.features import Features
 from fewsight.seeding import numpy_generator, torch_generator
-from losses import Heads, distillation_loss
-from quick import quicken
-from targets import DENSE_DIMS, GRID, POOLED_DIMS, Basis, enlarged, normalised
-from teacher import load_trunk
 
 WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
 LOG_EVERY, KEEP_EVERY = 25, 200
@@ -47,7 +47,7 @@ class Stage:
 STAGES = {
     "a": Stage("a", "late", 1200, 1e-3, kept=20),
     "b": Stage("b", "early", 500, 5e-4, 0.2, 5),
-    "c": Stage("c", "views", 1500, 2e-4, 0.2, -1),
+    "c": Stage("c", "views", 1000, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192)),
 }
 
 
@@ -57,7 +57,8 @@ class Targets:
     def __init__(self, folder: Path, blocks: list[int], rows: int | None = None) -> None:
         names = {"early", "late", "pooled", "dense"}
         self.parts = {
-            name: [numpy.load(folder / f"{name}_{b}.npy", mmap_mode="r")[:rows] for b in blocks] for name in names
+            name: [numpy.load(folder / f"{name}_{b}.npy", mmap_mode="r")[:rows] for b in blocks]
+            for name in names
         }
         self.parts["views"] = [numpy.load(folder / f"views_{b}.npy", mmap_mode="r")[:rows] for b in blocks]
         self.ends = numpy.cumsum([len(part) for part in self.parts["pooled"]])
@@ -233,7 +234,10 @@ def train(
         if run.step % LOG_EVERY == 0:
             rate = (run.step - first) * stage.batch / (time.time() - began)
             line = {name: round(value, 4) for name, value in sums.items()}
-            print(json.dumps({"stage": stage.name, "step": run.step, **line, "img/s": round(rate, 1)}), flush=True)
+            print(
+                json.dumps({"stage": stage.name, "step": run.step, **line, "img/s": round(rate, 1)}),
+                flush=True,
+            )
             sums = {}
         if run.step % KEEP_EVERY == 0 or run.step == stage.steps:
             run.save(target)

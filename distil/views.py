@@ -35,7 +35,9 @@ class Source:
     only: tuple[str, str] | None = None  # column and value that an image must have
 
 
-BLOCKS: tuple[tuple[tuple[Source, ...], float], ...] = (  # the sources, and the share of views made line drawings
+BLOCKS: tuple[
+    tuple[tuple[Source, ...], float], ...
+] = (  # the sources, and the share of views made line drawings
     ((Source("tiny_imagenet", 0, 2), Source("imagenet_one_each", 0, 5)), 0.0),
     (
         (
@@ -52,7 +54,8 @@ BLOCKS: tuple[tuple[tuple[Source, ...], float], ...] = (  # the sources, and the
 def reader(data: Path) -> ModuleType:
     """The module `read.py` that lies beside the data sets."""
     spec = importlib.util.spec_from_file_location("data_reader", data / "read.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -92,7 +95,9 @@ def write_views(data: Path, target: Path, *, seed: int, block: int) -> int:
     images = [(image, source) for source in sources for image in source_images(data, source)]
     total = sum(source.views for _, source in images)
     out = numpy.lib.format.open_memmap(target, mode="w+", dtype=numpy.uint8, shape=(total, SIZE, SIZE, 3))
-    order = numpy_generator(seed, "view order", block).permutation(total)  # neighbours in the file are unrelated
+    order = numpy_generator(seed, "view order", block).permutation(
+        total
+    )  # neighbours in the file are unrelated
     row = 0
     for number, (image, source) in enumerate(images):
         for view in range(source.first, source.first + source.views):
@@ -120,7 +125,9 @@ def cut(image: Image.Image, scales: tuple[float, float], rng: numpy.random.Gener
     top = rng.uniform(min(0.0, height - box_h), max(0.0, height - box_h))
     border = int(numpy.ceil(max(0.0, box_w - width, box_h - height)))
     if border:
-        pixels = numpy.pad(numpy.asarray(image), ((border, border), (border, border), (0, 0)), mode="symmetric")
+        pixels = numpy.pad(
+            numpy.asarray(image), ((border, border), (border, border), (0, 0)), mode="symmetric"
+        )
         image, left, top = Image.fromarray(pixels), left + border, top + border
     view = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, (left, top, left + box_w, top + box_h))
     if rng.random() < 0.5:

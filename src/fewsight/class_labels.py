@@ -35,7 +35,9 @@ def label_sets(y: Iterable[Any]) -> tuple[list[tuple[Hashable, ...]], bool]:
             raise InvalidInput(f"y[{index}] is empty; give each photo at least one label.")
         for label in labels:
             if not isinstance(label, Hashable) or label != label or label is None:
-                raise InvalidInput(f"y[{index}] holds {label!r}, which cannot name a class; use text or numbers.")
+                raise InvalidInput(
+                    f"y[{index}] holds {label!r}, which cannot name a class; use text or numbers."
+                )
         rows.append(labels)
     return rows, several
 

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from fewsight.backbones.features import Features, concatenate, pool
-from fewsight.class_labels import as_plain, class_array, from_plain, label_sets, membership
+from fewsight.class_labels import class_array, label_sets, membership
 from fewsight.errors import IncompatibleModel, InvalidInput
 from fewsight.evaluation.from_support import (
     ExpectedAccuracy,
@@ -33,9 +33,9 @@ from fewsight.evaluation.from_support import (
 from fewsight.heads.head import Head, Support
 from fewsight.heads.prototypes import Prototypes
 from fewsight.heads.vectors import ConditionedVectors, VectorHead, unit
-from fewsight.model import SavedModel, read_model, write_model
+from fewsight.model import read_model, write_model
 from fewsight.names import choices, resolve
-from fewsight.photos_in import PhotoEncoder, as_features, is_photos, names_of, rows_given
+from fewsight.photo_input import PhotoEncoder, as_features, checked_labels, file_names, is_photos
 from fewsight.predictions import Explanation, SupportMatch
 
 __all__ = ["FewShotClassifier"]
@@ -105,16 +105,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UnreadableImage: a support photo cannot be decoded.
         """
         self._check_settings()
-        encoder = PhotoEncoder(self.backbone, self.image_size, self.device, self.precision) if is_photos(X) else None
+        photos = is_photos(X) or isinstance(X, Features)
+        encoder = (
+            PhotoEncoder(self.backbone, self.image_size, self.device, self.precision) if photos else None
+        )
         head = self._made_head(encoder)
-        if encoder is not None:
-            features, rows = encoder.features(X, head), y
+        if encoder is None:
+            features = as_features(X, self, reset=True)
         else:
-            features, rows = as_features(X, self, y)
-        labels, self.several_ = label_sets(rows)
-        rows_given("y", len(labels), features.num_images)
+            features = X if isinstance(X, Features) else encoder.features(X, head)
+        labels, self.several_ = label_sets(checked_labels(y, features.num_images))
         self._encoder, self.head_ = encoder, head
-        self.files_ = names_of(X, files, features.num_images)
+        self.files_ = file_names(X, files, features.num_images)
         self.groups_ = None if groups is None else [str(group) for group in groups]
         self._condition(features, labels)
         return self
@@ -127,7 +129,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(self.head, Head):
             return copy.deepcopy(self.head)
         if not isinstance(self.head, str):
-            raise InvalidInput(f"head is {self.head!r}; expected a Head or one of: {', '.join(choices('heads'))}.")
+            raise InvalidInput(
+                f"head is {self.head!r}; expected a Head or one of: {', '.join(choices('heads'))}."
+            )
         made = resolve("heads", self.head)
         if issubclass(made, VectorHead):
             return made(pooling=encoder.backbone.pooling if encoder else "cls")
@@ -158,7 +162,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _set_rejection(self) -> None:
-        self.rejection_: Threshold | None = None if self.reject is None else self.trust_.rejection(self.reject)
+        self.rejection_: Threshold | None = (
+            None if self.reject is None else self.trust_.rejection(self.reject)
+        )
 
     def _vectors(self, features: Features) -> Tensor:
         encoder = self._encoder
@@ -175,10 +181,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         if isinstance(X, Features):
             return X
+        if self._encoder is not None and hasattr(X, "__len__") and not len(X):
+            return self._encoder.features([], self.head_)
         if not is_photos(X):
-            return as_features(X, self)[0]
+            return as_features(X, self)
         if self._encoder is None:
-            raise InvalidInput("X holds photos, but the classifier was fitted on features: give features [N, D].")
+            raise InvalidInput(
+                "X holds photos, but the classifier was fitted on features: give features [N, D]."
+            )
         return self._encoder.features(X, self.head_)
 
     def scores(self, X: Any) -> Tensor:
@@ -193,7 +203,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Calibrated probabilities `[N, K]`; rows sum to 1 unless photos can have several labels."""
-        return self.trust_.probabilities(self.scores(X)).numpy()
+        scores = self.scores(X)
+        return self.trust_.probabilities(scores).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:
         """A label for each photo, always one of `classes_`.
@@ -222,7 +233,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def novelty(self, X: Any) -> NDArray[Any]:
         """How little a photo is like anything in the support, `[N]`: minus its largest similarity to a class."""
-        vectors = Features(cls=self._vectors(self.features(X)))
+        features = self.features(X)
+        vectors = Features(cls=self._vectors(features))
         return -_by_rows(self.novelty_.scores, vectors, len(self.classes_)).amax(1).numpy()
 
     def rejected(self, X: Any) -> NDArray[numpy.bool_]:
@@ -239,8 +251,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InvalidInput: coverage is out of range.
         """
-        threshold = self.trust_.misfit(coverage).value
-        return (1 - self.trust_.probabilities(self.scores(X).double()) <= threshold).numpy()
+        misfit = 1 - self.predict_proba(X).astype(numpy.float64)
+        return misfit <= self.trust_.misfit(coverage).value
 
     def explain(self, x: Any, label: Hashable | None = None) -> Explanation:
         """Why one photo got its label: the support photos of that class that are nearest to it.
@@ -275,6 +287,38 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         name = self.support_.names[column]
         return tuple(SupportMatch(self.files_[row], name, float(similarity[row])) for row in order.tolist())
 
+    # -- for workflows that stream photos ------------------------------------------------------------------------
+
+    def photo_encoder(self) -> PhotoEncoder:
+        """The backbone behind this classifier.
+
+        Raises:
+            InvalidInput: it was fitted on features.
+        """
+        check_is_fitted(self, "classes_")
+        if self._encoder is None:
+            raise InvalidInput("the classifier was fitted on features, so it has no backbone for photos.")
+        return self._encoder
+
+    def support_vectors(self) -> Tensor:
+        """One vector a support photo at unit length, `[S, D]`."""
+        return unit(self._vectors(self.support_.features))
+
+    def query_vectors(self, features: Features) -> Tensor:
+        """One vector a photo at unit length, `[B, D]`; with `support_vectors`, cosines are products."""
+        return unit(self._vectors(features))
+
+    def set_reject(self, reject: float | None) -> FewShotClassifier:
+        """Change the false-alarm rate of "none of these" without fitting again.
+
+        Raises:
+            InvalidInput: the rate is out of range.
+        """
+        self.reject = reject
+        self._check_settings()
+        self._set_rejection()
+        return self
+
     # -- changing classes ----------------------------------------------------------------------------------------
 
     def add_class(self, name: Hashable, X: Any, *, files: Sequence[str] | None = None) -> FewShotClassifier:
@@ -291,7 +335,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InvalidInput(f"class {name!r} has no photo; give at least one.")
         if isinstance(self.head_, VectorHead):
             features = Features(cls=self.head_.vectors(features).to(self._vectors(self.support_.features)))
-        added = names_of(X, files, features.num_images, start=len(self.files_))
+        added = file_names(X, files, features.num_images, start=len(self.files_))
         self.files_ = [*self.files_, *added]
         if self.groups_ is not None:
             self.groups_ = [*self.groups_, *(f"{name}: {file}" for file in added)]
@@ -320,7 +364,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # -- model folder --------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder: it answers without the support photos, on any machine with the same backbone.
+        """Write the model folder: it answers without the support photos, and holds the backbone.
 
         Raises:
             InvalidInput: a label is neither text nor a number, or the head cannot be saved.
@@ -331,8 +375,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         write_model(folder, pack(self))
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto", precision: str = "auto") -> FewShotClassifier:
-        """Read a model folder; the backbone is loaded when the first photo comes.
+    def load(
+        cls, folder: str | Path, *, backbone: Any = None, device: str = "auto", precision: str = "auto"
+    ) -> FewShotClassifier:
+        """Read a model folder; the backbone is made when the first photo comes.
+
+        Args:
+            folder: what `save` wrote.
+            backbone: only where the model was made with a `Backbone` of the caller's own class: that backbone.
+            device, precision: of the backbone.
 
         Raises:
             InvalidInput: there is no model.
@@ -342,7 +393,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         saved = read_model(folder, "classifier")
         try:
-            return unpack(saved, cls, device=device, precision=precision)
+            return unpack(saved, cls, backbone=backbone, device=device, precision=precision)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IncompatibleModel(f"{folder} does not describe a classifier ({error}).") from error
 
@@ -357,7 +408,5 @@ def _one_row(x: Any) -> Any:
 def _by_rows(function: Callable[[Features], Tensor], features: Features, columns: int) -> Tensor:
     """`function` on stretches of rows, joined: memory does not grow with the number of photos."""
     count = features.num_images
-    parts = [
-        function(features.rows(slice(start, start + ROWS))).detach() for start in range(0, count, ROWS)
-    ]
+    parts = [function(features.rows(slice(start, start + ROWS))).detach() for start in range(0, count, ROWS)]
     return torch.cat(parts) if parts else torch.zeros(0, columns)

@@ -22,9 +22,11 @@ __all__ = [
     "barrier",
     "gather",
     "global_count",
+    "global_rows",
     "is_distributed",
     "is_main",
     "rank",
+    "rows_before",
     "world_size",
 ]
 
@@ -109,6 +111,11 @@ def global_count(count: Tensor) -> Tensor:
         The sum of counts over ranks, divided by the number of ranks: `count` itself in a single process.
     """
     return all_reduce_sum(count.detach()) / world_size() if is_distributed() else count.detach()
+
+
+def global_rows(rows: int, device: torch.device) -> Tensor | int:
+    """`global_count` of a number that is known without looking at a tensor."""
+    return global_count(torch.tensor(float(rows), device=device)) if is_distributed() else rows
 
 
 class _AllReduceSum(torch.autograd.Function):

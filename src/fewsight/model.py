@@ -61,7 +61,10 @@ def write_model(folder: str | Path, model: SavedModel) -> None:
     taken = {"format", "version", "kind", "tensors", "sha256"} & set(model.description)
     if taken:
         raise InvalidInput(f"the description holds {sorted(taken)}, which belong to the format.")
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.tensors.items()})
+    # cloned, since the format refuses tensors that share memory
+    content = save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.tensors.items()}
+    )
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -97,7 +100,9 @@ def read_model(folder: str | Path, kind: Kind | None = None) -> SavedModel:
     description = _description(folder)
     found = description.pop("kind")
     if found not in ("classifier", "segmenter") or kind not in (None, found):
-        raise IncompatibleModel(f"{folder} holds a {found!r} model; expected {kind or 'classifier or segmenter'!r}.")
+        raise IncompatibleModel(
+            f"{folder} holds a {found!r} model; expected {kind or 'classifier or segmenter'!r}."
+        )
     return SavedModel(found, description, _tensors(folder, description.pop("tensors")))
 
 
@@ -106,7 +111,9 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InvalidInput(f"{folder} is not a model folder: it has no {DESCRIPTION_FILE}.")
     if path.stat().st_size > LONGEST_DESCRIPTION:
-        raise IncompatibleModel(f"{path} has {path.stat().st_size} bytes; no model of fewsight is described so long.")
+        raise IncompatibleModel(
+            f"{path} has {path.stat().st_size} bytes; no model of fewsight is described so long."
+        )
     try:
         description = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -120,7 +127,9 @@ def _description(folder: Path) -> dict[str, Any]:
         )
     written = description.pop("sha256", None)
     if written != _digest(description):
-        raise IncompatibleModel(f"{path} was changed after it was written (its SHA-256 differs); copy the model again.")
+        raise IncompatibleModel(
+            f"{path} was changed after it was written (its SHA-256 differs); copy the model again."
+        )
     del description["format"], description["version"]
     return description
 
@@ -133,10 +142,14 @@ def _tensors(folder: Path, entry: Any) -> dict[str, Tensor]:
     if not isinstance(entry, dict) or entry.get("file") != TENSORS_FILE:
         raise IncompatibleModel(f"{folder / DESCRIPTION_FILE} does not name {TENSORS_FILE} as its tensors.")
     if not path.is_file() or path.stat().st_size != entry.get("bytes"):
-        raise IncompatibleModel(f"{path} is missing or has another size than was written; copy the model again.")
+        raise IncompatibleModel(
+            f"{path} is missing or has another size than was written; copy the model again."
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-        raise IncompatibleModel(f"{path} was changed after it was written (its SHA-256 differs); copy the model again.")
+        raise IncompatibleModel(
+            f"{path} was changed after it was written (its SHA-256 differs); copy the model again."
+        )
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

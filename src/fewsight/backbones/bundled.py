@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,11 +156,12 @@ class BundledBackbone(Backbone):
         if (h, w) == (GRID, GRID):
             return self.pos_embed
         kept = self.pos_embed.permute(0, 3, 1, 2).float()
-        return F.interpolate(kept, size=(h, w), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+        resampled = F.interpolate(kept, size=(h, w), mode="bicubic", align_corners=False)
+        return resampled.permute(0, 2, 3, 1).to(self.pos_embed.dtype)
 
     def _through_blocks(self, tokens: Tensor, grid: tuple[int, int], request: Request) -> Features:
         outputs, wanted = {}, request.block_indices(self.depth)
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(cast("list[Block]", self.blocks)):
             tokens, projections = block.with_projections(tokens)
             if index in wanted:
                 outputs[index] = self.norm(tokens) if request.normed else tokens
@@ -169,7 +170,7 @@ class BundledBackbone(Backbone):
         keys = projections.key[:, :, 1:]  # [B, n, h w, d]
         return Features(
             cls=tokens[:, 0],
-            patches=tokens[:, 1:].unflatten(1, grid),
+            patches=tokens[:, 1:].reshape(len(tokens), *grid, self.dim),
             blocks=_block_tokens([outputs[index] for index in wanted], grid) if wanted else None,
             keys=keys.reshape(*heads, -1) if request.keys else None,
             class_query=projections.query[:, :, 0] if request.class_query else None,
@@ -190,7 +191,8 @@ def _kept(patches: Tensor, hidden: Tensor) -> Tensor:
 
 def _block_tokens(outputs: list[Tensor], grid: tuple[int, int]) -> BlockTokens:
     tokens = torch.stack(outputs, dim=1)  # [B, L, 1 + h w, D]
-    return BlockTokens(tokens[:, :, 0], tokens[:, :, 1:].unflatten(2, grid))
+    B, L, _, D = tokens.shape
+    return BlockTokens(tokens[:, :, 0], tokens[:, :, 1:].reshape(B, L, *grid, D))
 
 
 def _class_attention(projections: Projections) -> Tensor:

@@ -54,7 +54,9 @@ class Conv4(Backbone):
         """In training mode the moments of a batch join its images."""
         return self.training
 
-    def features(self, images: Tensor, request: Request = Request(), mask: TokenMask | None = None) -> Features:
+    def features(
+        self, images: Tensor, request: Request = Request(), mask: TokenMask | None = None
+    ) -> Features:
         """Patch tokens.
 
         Raises:
@@ -62,7 +64,11 @@ class Conv4(Backbone):
         """
         sizes = check_shapes(images=(images, "B 3 H W"))
         if mask is not None or request != Request():
-            raise InvalidInput("conv4 has no tokens to mask, no blocks, attention or keys; choose a vision transformer.")
+            raise InvalidInput(
+                "conv4 has no tokens to mask, no blocks, attention or keys; choose a vision transformer."
+            )
         if min(sizes["H"], sizes["W"]) < self.stride:
-            raise InvalidInput(f"images are {sizes['H']} x {sizes['W']} pixels; conv4 needs at least 16 x 16.")
+            raise InvalidInput(
+                f"images are {sizes['H']} x {sizes['W']} pixels; conv4 needs at least 16 x 16."
+            )
         return Features(patches=self.blocks(images).permute(0, 2, 3, 1))

@@ -141,4 +141,5 @@ class _said:  # noqa: N801 - reads as a word where it is used
 
 
 def _is_network(error: Exception) -> bool:
-    return type(error).__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3", "http")
+    library = type(error).__module__.split(".")[0].rstrip("0123456789")
+    return library in ("httpx", "httpcore", "requests", "urllib", "http")

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def _unpickled(path: Path) -> Any:
     # published DINO and MSN files carry their arguments and numpy numbers: plain data, rebuilt without calls
     harmless: list[Any] = [argparse.Namespace, *_numpy_scalars()]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).split("\n")[0]

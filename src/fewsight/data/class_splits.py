@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fewsight.data.collection import Collection
+from fewsight.data.splits import class_split
 from fewsight.errors import InvalidInput
-from fewsight.names import closest
 
-__all__ = ["class_split", "held_out_split", "split_classes"]
+__all__ = ["held_out_split", "split_class_names", "split_classes"]
 
 _SPLIT_NAMES = {"valid": "val", "validation": "val"}
 
 
-def class_split(name: str | Path) -> dict[str, tuple[str, ...]]:
-    """Split name -> class names, from a packaged list (`omniglot_vinyals`, `cifar_fs`, ...) or a JSON file.
+def split_class_names(name: str | Path) -> dict[str, tuple[str, ...]]:
+    """Split name (`train`, `val`, `test`) -> class names, from a packaged list or a JSON file.
 
-    A file holds {"splits": {"train": [...], "val": [...], "test": [...]}}; a class is a name, or a list whose last
-    entry is the name, or the key of a mapping.
+    A file holds {"splits": {"train": [...], "val": [...], "test": [...]}}. A class is a name, a list whose last entry is
+    the name, or a key; a key with a list of numbers stands for several, by the file's `class_name`.
 
     Raises:
         InvalidInput: there is no such list, or it is damaged.
     """
-    folder = Path(str(resources.files("fewsight"))) / "data" / "splits"
-    packaged = {path.stem: path for path in sorted(folder.rglob("*.json"))}
-    path = packaged.get(str(name), Path(name))
+    path = Path(name)
     if not path.is_file():
-        raise InvalidInput(f"class split {str(name)!r} is neither a file nor a packaged list. {closest(str(name), list(packaged))}")
+        return _names(class_split(str(name)), str(name))
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))["splits"]
-        return {_SPLIT_NAMES.get(split, split): tuple(_class_name(entry) for entry in classes) for split, classes in held.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InvalidInput(f"{path} is no class split ({type(error).__name__}); expected {{'splits': {{'train': [names]}}}}.") from error
+        return _names(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}.") from error
 
 
-def _class_name(entry: Any) -> str:
-    return str(entry if isinstance(entry, str) else entry[-1])
+def _names(held: Any, where: str) -> dict[str, tuple[str, ...]]:
+    try:
+        template = held.get("class_name", "{alphabet}")
+        return {
+            _SPLIT_NAMES.get(split, split): tuple(_class_names(classes, template))
+            for split, classes in held["splits"].items()
+        }
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InvalidInput(
+            f"{where} is no class split ({type(error).__name__}); expected {{'splits': {{'train': [names]}}}}."
+        ) from error
+
+
+def _class_names(classes: Any, template: str) -> Iterator[str]:
+    for entry in classes:
+        members = classes[entry] if isinstance(classes, dict) else None
+        if isinstance(members, list):
+            yield from (template.format(alphabet=entry, number=number) for number in members)
+        else:
+            yield str(entry if isinstance(entry, str) else entry[-1])
 
 
 def split_classes(collection: Collection, split: dict[str, tuple[str, ...]]) -> dict[str, list[int]]:

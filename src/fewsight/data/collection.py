@@ -78,6 +78,10 @@ class NameColumn(Sequence[bytes]):
         start, end = self.offsets[index], self.offsets[index + 1]
         return self.buffer[start:end].tobytes()
 
+    def lengths(self) -> NDArray[numpy.int64]:
+        """Bytes of each name, int64 [N]."""
+        return numpy.diff(self.offsets)
+
     def select(self, index: NDArray[numpy.int64]) -> NameColumn:
         """The names at `index`, in its order."""
         positions, offsets = _ragged_positions(self.offsets, index)

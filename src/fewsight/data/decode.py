@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy
 from PIL import (
@@ -41,7 +41,7 @@ from fewsight.data.signatures import CAMERA_RAW_SUFFIXES, FORMATS, HEAD_BYTES, F
 from fewsight.data.source import read_bytes
 from fewsight.errors import InvalidInput, UnreadableImage
 
-__all__ = ["MAX_PIXELS", "Decoded", "Source", "decode", "decode_bytes"]
+__all__ = ["MAX_PIXELS", "Decoded", "Source", "decode", "decode_bytes", "decode_raw"]
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error: a quarter of 2 GiB at 3 bytes a pixel
 ODD_ASPECT = 16  # longer over shorter side
@@ -49,6 +49,7 @@ TINY_SIDE = 4  # pixels
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves this many times the pixels needed a side.
 REDUCING_GAP = 1.5
 
+T = TypeVar("T")
 Source = str | os.PathLike[str] | BinaryIO | Image.Image | numpy.ndarray
 
 _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
@@ -138,7 +139,27 @@ def decode_bytes(
     return decoded
 
 
-def _guarded(work: Callable[[], Decoded]) -> Decoded:
+def decode_raw(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The Pillow image of a file as it is stored, loaded, with every bound of `decode`: for masks.
+
+    Raises:
+        UnreadableImage: as `decode`.
+    """
+    content = read_bytes(path, max_bytes=8 * max_pixels + (1 << 26))
+    kind = detect_format(content[:HEAD_BYTES])
+
+    def load() -> Image.Image:
+        if kind == "WebP":
+            _check_size(webp_size(content), max_pixels)
+        image = _PLUGINS[kind](io.BytesIO(content))
+        _check_size(image.size, max_pixels)
+        image.load()
+        return image
+
+    return _guarded(load)
+
+
+def _guarded(work: Callable[[], T]) -> T:
     """Run a decoder in silence; whatever it raises becomes `UnreadableImage`."""
     try:
         with _silent_pillow():

@@ -94,13 +94,12 @@ def choose_root(rows: Sequence[LabelRow], roots: Sequence[Path]) -> Path:
     return roots[found.index(max(found))]
 
 
-def resolve(file: LabelFile, root: Path, *, links_out: bool = False) -> Iterator[tuple[LabelRow, Row, bool]]:
+def resolve(file: LabelFile, root: Path) -> Iterator[tuple[LabelRow, Row, bool]]:
     """Each line with its row of a collection under `root`, and whether the image exists.
 
     Raises:
         InvalidInput: with the line, for a path that leads out of `root`.
     """
-    del links_out
     for row in file.rows:
         name, exists = _inside(file.path, row.line, row.image, root)
         mask = _inside(file.path, row.line, row.mask, root)[0] if row.mask else None
@@ -124,7 +123,9 @@ def _text(path: Path) -> str:
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """(first line, fields) of each record that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True, strict=True
+    )
     line = 1
     while True:
         try:
@@ -179,8 +180,12 @@ def _row(path: Path, line: int, fields: list[str], columns: dict[str, int], widt
     labels = tuple(dict.fromkeys(several)) or ((single,) if single.strip() else ())
     for text in labels:
         if any("\udc80" <= letter <= "\udcff" for letter in text):
-            raise InvalidInput(f"{path}, line {line}: the label {text!r} is not UTF-8; save the file as UTF-8.")
-    return LabelRow(line, values["image"], labels, *(values.get(name, "") for name in ("mask", "split", "group")))
+            raise InvalidInput(
+                f"{path}, line {line}: the label {text!r} is not UTF-8; save the file as UTF-8."
+            )
+    return LabelRow(
+        line, values["image"], labels, *(values.get(name, "") for name in ("mask", "split", "group"))
+    )
 
 
 def _unique(path: Path, rows: Iterator[LabelRow]) -> tuple[list[LabelRow], list[str]]:
@@ -197,7 +202,9 @@ def _unique(path: Path, rows: Iterator[LabelRow]) -> tuple[list[LabelRow], list[
                 f"{_spelled(before.labels)} in line {before.line}; keep one, or write several as labels joined by ;."
             )
         repeats.append(row.line)
-    warnings = [f"{path.name}: {len(repeats)} rows repeat an image (first in line {repeats[0]})."] if repeats else []
+    warnings = (
+        [f"{path.name}: {len(repeats)} rows repeat an image (first in line {repeats[0]})."] if repeats else []
+    )
     return list(seen.values()), warnings
 
 
@@ -229,8 +236,8 @@ def _relative(text: str, root: Path) -> str | None:
     """`text` relative to `root` without `.` and `..`, or None where it leads out."""
     if len(text) > 1 and text[1] == ":" and text[0].isalpha():
         return None  # a Windows drive
-    base = os.path.abspath(root)
-    full = os.path.normpath(os.path.join(base, text))
+    base = os.path.normpath(root.absolute())
+    full = os.path.normpath(Path(base, text))
     if full == base or not full.startswith(base.rstrip(os.sep) + os.sep):
         return None
     return full[len(base.rstrip(os.sep)) + 1 :]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from fewsight.data.class_names import name_clashes
 from fewsight.data.collection import Collection, Row
 from fewsight.data.file_names import display_name
 from fewsight.data.label_csv import choose_root, read_label_file, resolve
-from fewsight.data.mask_files import MaskFinder, is_mask_folder
+from fewsight.data.mask_files import is_mask_folder, masks_of, photos_of
 from fewsight.data.walk import Folder, canonical_suffix, list_folder, walk_folders
 from fewsight.errors import InvalidInput
 
@@ -90,10 +90,10 @@ def read_layout(
         raise InvalidInput(f"{path} does not exist; give a folder of photos or a CSV of labels.")
     if path.is_dir():
         walker = _Walker(path, follow_links)
-        reading = _indexed(walker, labels) or _folders(walker, labels, class_level, skip_empty)
+        reading = _from_index(walker, labels) or _from_folders(walker, labels, class_level, skip_empty)
     elif path.suffix.lower() in (".csv", ".tsv"):
         roots = [root] if isinstance(root, (str, Path)) else list(root or [path.parent])
-        reading = _csv(path, [Path(folder) for folder in roots], labels, None)
+        reading = _from_csv(path, [Path(folder) for folder in roots], labels)
     else:
         reading = _one_photo(path, labels)
     clashes = name_clashes(reading.collection.classes)
@@ -104,30 +104,281 @@ class _Walker:
     """One folder, and what is learnt while walking it."""
 
     def __init__(self, root: Path, follow_links: bool) -> None:
-        self.root = os.path.abspath(root)
+        self.root = os.path.normpath(Path(root).absolute())
         self.follow_links = follow_links
         self.passed: Counter[str] = Counter()
         self.suffixes: Counter[str] = Counter()
-        self.masks = MaskFinder(self.root)
 
-    def top(self) -> Folder:
-        return list_folder(self.root, b"", Counter(), follow_links=self.follow_links)
+    def folders_in(self, path: bytes = b"") -> list[bytes]:
+        """Paths of the folders in one folder, without those of masks."""
+        folder = list_folder(self.root, path, Counter(), follow_links=self.follow_links)
+        return [
+            inside for name in folder.folders if not is_mask_folder(self.root, inside := folder.inside(name))
+        ]
 
-    def walk(self, start: bytes = b"") -> Iterator[Folder]:
-        """Folders from `start`, without those of masks; masks that lie beside photos are not photos."""
-        stream = walk_folders(self.root, self.passed, start=start, follow_links=self.follow_links, skip=self.masks.owns)
+    def walk(self) -> Iterator[Folder]:
+        """All folders with their photos; masks are not photos."""
+        stream = walk_folders(
+            self.root,
+            self.passed,
+            follow_links=self.follow_links,
+            skip=lambda path: is_mask_folder(self.root, path),
+        )
         for folder in stream:
-            photos = self.masks.without_masks(folder)
+            photos = photos_of(folder)
             self.suffixes.update(canonical_suffix(name) for name in photos)
             yield replace(folder, photos=photos)
 
     def holds_photos(self, start: bytes) -> bool:
+        """Whether a photo lies anywhere below."""
         stream = walk_folders(self.root, Counter(), start=start, follow_links=self.follow_links)
         return any(folder.photos for folder in stream)
 
+    def found(self) -> str:
+        """What the folder holds, for an error."""
+        photos = _counted(self.suffixes) or "no photos"
+        others = _counted(self.passed)
+        return f"found {photos}" + (f"; passed over: {others}" if others else "")
 
-def _folders(
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the parts of a path are read; `container` is a folder `images` beside `masks`."""
+
+    splits: bool
+    level: Literal["top", "leaf", "none"]
+    container: bytes
+
+    def place(self, path: bytes) -> tuple[str | None, str | None, str | None]:
+        """(split, class, group) of the photos in the folder `path`."""
+        parts = [part for part in path.split(b"/") if part]
+        if self.container and parts[:1] == [self.container]:
+            parts = parts[1:]
+        split = None
+        if self.splits and parts:
+            split = SPLITS.get(os.fsdecode(parts[0]).lower())
+            parts = parts[1:] if split else []
+        if self.level == "none":
+            return split, None, _text(parts)
+        if self.level == "leaf":
+            return split, _text(parts), None
+        return split, _text(parts[:1]), _text(parts[1:])
+
+
+def _plan(walker: _Walker, level: Literal["top", "leaf", "none"]) -> _Plan:
+    top = list_folder(walker.root, b"", Counter(), follow_links=walker.follow_links)
+    folders, container = walker.folders_in(), b""
+    if folders == [b"images"] and b"masks" in top.folders and not top.photos:
+        container, folders = b"images", walker.folders_in(b"images")
+    named = [os.fsdecode(path.rpartition(b"/")[2]).lower() in SPLITS for path in folders]
+    splits = any(named) and not any(
+        walker.holds_photos(path) for path, is_split in zip(folders, named, strict=True) if not is_split
+    )
+    return _Plan(splits, level, container)
+
+
+def _from_folders(
     walker: _Walker, labels: Labels, class_level: Literal["top", "leaf"], skip_empty: bool
 ) -> Reading:
     """Class folders, or a pile."""
-    raise AssertionError
+    plan = _plan(walker, "none" if labels == "none" else class_level)
+    photos_of_class: Counter[str] = Counter()
+    unlabelled: list[str] = []
+
+    def rows() -> Iterator[Row]:
+        for folder in walker.walk():
+            split, label, group = plan.place(folder.path)
+            if label is not None and (folder.photos or plan.level == "top" or not folder.folders):
+                photos_of_class[label] += len(folder.photos)
+            if label is None and labels == "required":
+                unlabelled.extend(display_name(folder.inside(name)) for name in folder.photos)
+                continue
+            masks = masks_of(walker.root, folder) if folder.photos else {}
+            for name in folder.photos:
+                yield Row(folder.inside(name), (label,) if label else (), masks.get(name), group, split)
+
+    collection = Collection.from_rows(walker.root, rows())
+    warnings = []
+    if labels == "required":
+        warnings = _check_classes(
+            walker, photos_of_class, skip_empty, _holds_labels(collection), len(unlabelled)
+        )
+    if unlabelled:
+        warnings.append(f"{_listing(unlabelled)} without a label (in no class folder), left out.")
+    if plan.level == "leaf":
+        collection = replace(collection, classes=_leaf_names(collection.classes))
+    layout: Layout = (
+        "class folders" if collection.classes else "folders" if collection.group_names else "flat"
+    )
+    return _reading(walker, collection, layout, warnings, unlabelled=tuple(unlabelled))
+
+
+def _check_classes(
+    walker: _Walker, photos_of_class: Counter[str], skip_empty: bool, labelled: bool, unlabelled: int
+) -> list[str]:
+    empty = [name for name, count in photos_of_class.items() if not count]
+    if empty and not (skip_empty and labelled) and (labelled or not unlabelled):
+        raise InvalidInput(
+            f"class folder {empty[0]!r} in {walker.root} holds no photo"
+            + (f" (and {len(empty) - 1} more: {', '.join(map(repr, empty[1:SHOWN]))})" if empty[1:] else "")
+            + "; add photos, remove the folder, or skip empty classes (--skip-empty)."
+        )
+    if not labelled:
+        raise InvalidInput(
+            f"no labels found in {walker.root}: {walker.found()}. Expected a folder for each class, such as "
+            f"{walker.root}/cat/1.jpg and {walker.root}/dog/2.jpg, or {walker.root}/index.csv with the columns "
+            "image,labels."
+        )
+    return [f"class folder {name!r} holds no photo, left out." for name in empty]
+
+
+def _leaf_names(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The last parts where these differ, else the whole paths."""
+    last = tuple(path.rpartition("/")[2] for path in paths)
+    return last if len(set(last)) == len(last) else paths
+
+
+def _from_index(walker: _Walker, labels: Labels) -> Reading | None:
+    """`index.csv` beside the folders, and the photos that it does not name."""
+    index = Path(walker.root, "index.csv")
+    if labels == "none" or not index.is_file():
+        return None
+    reading = _from_csv(index, [Path(walker.root)], labels)
+    named = set(reading.collection.files)
+    if reading.collection.masks is not None:
+        named.update(reading.collection.masks)
+    named.update(os.fsencode(name) for name in reading.unlabelled)
+    others = [
+        folder.inside(name)
+        for folder in walker.walk()
+        for name in folder.photos
+        if folder.inside(name) not in named
+    ]
+    names = tuple(display_name(name) for name in others)
+    warnings, collection = list(reading.warnings), reading.collection
+    if others:
+        warnings.append(
+            f"{_listing(names)} not named in index.csv"
+            + (", left out." if labels == "required" else ", taken without a label.")
+        )
+    if others and labels == "optional":
+        rows = [*_rows_of(collection), *(Row(name) for name in others)]
+        collection = Collection.from_rows(walker.root, rows, classes=collection.classes)
+    walker.passed[".csv files"] -= 1  # the index itself
+    unlabelled = reading.unlabelled + (names if labels == "required" else ())
+    return replace(
+        _reading(walker, collection, "csv", warnings, unlabelled=unlabelled), absent=reading.absent
+    )
+
+
+def _rows_of(collection: Collection) -> Iterator[Row]:
+    for n, photo in enumerate(collection):
+        mask = collection.masks[n] if collection.masks is not None else None
+        yield Row(collection.files[n], photo.labels, mask or None, photo.group, photo.split)
+
+
+def _from_csv(path: Path, roots: Sequence[Path], labels: Labels) -> Reading:
+    """The images that a CSV names, in its order."""
+    file = read_label_file(path)
+    root = choose_root(file.rows, roots)
+    rows: list[Row] = []
+    absent: list[str] = []
+    unlabelled: list[str] = []
+    for written, row, exists in resolve(file, root):
+        if not exists:
+            absent.append(f"{written.image} (line {written.line})")
+        if labels == "required" and not row.labels:
+            unlabelled.append(display_name(row.file))
+        elif exists or labels != "required":
+            split = SPLITS.get((row.split or "").lower(), row.split)
+            rows.append(row._replace(split=split, labels=() if labels == "none" else row.labels))
+    if absent and len(absent) == len(file.rows):
+        raise InvalidInput(
+            f"none of the {len(absent)} images of {path} exists under {' or '.join(map(str, roots))}; the first is "
+            f"{absent[0]}. Paths are relative to that folder."
+        )
+    if labels == "required" and not any(row.labels for row in rows):
+        raise InvalidInput(
+            f"{path} labels no image that exists; expected the columns image,labels with labels filled."
+        )
+    warnings = list(file.warnings)
+    if absent:
+        warnings.append(
+            f"{_listing(absent)} of {path.name} not found" + (", left out." if labels == "required" else ".")
+        )
+    if unlabelled:
+        warnings.append(f"{_listing(unlabelled)} of {path.name} without a label, left out.")
+    collection = Collection.from_rows(os.path.normpath(Path(root).absolute()), rows)
+    suffixes = Counter(canonical_suffix(name) for name in collection.files)
+    described = _described(collection, "csv", {})
+    return Reading(
+        collection, "csv", described, suffixes, {}, tuple(warnings), tuple(absent), tuple(unlabelled)
+    )
+
+
+def _one_photo(path: Path, labels: Labels) -> Reading:
+    if labels == "required":
+        raise InvalidInput(
+            f"{path} is one file without a label; give a folder with a folder for each class, or a CSV."
+        )
+    collection = Collection.from_rows(os.path.normpath(path.parent.absolute()), [Row(os.fsencode(path.name))])
+    return Reading(
+        collection, "one photo", f"one photo: {display_name(path.name)}", {canonical_suffix(path.name): 1}, {}
+    )
+
+
+def _reading(
+    walker: _Walker,
+    collection: Collection,
+    layout: Layout,
+    warnings: Sequence[str],
+    *,
+    unlabelled: tuple[str, ...],
+) -> Reading:
+    ignored = dict(+walker.passed)
+    return Reading(
+        collection,
+        layout,
+        _described(collection, layout, ignored),
+        dict(walker.suffixes),
+        ignored,
+        tuple(warnings),
+        unlabelled=unlabelled,
+    )
+
+
+def _described(collection: Collection, layout: Layout, ignored: dict[str, int]) -> str:
+    """One line for people."""
+    parts = [f"{len(collection):,} photos"]
+    if collection.classes:
+        parts[0] += f" of {len(collection.classes):,} classes"
+    if collection.split_names:
+        sizes = Counter(collection.splits.tolist())
+        parts.append(
+            "splits " + ", ".join(f"{name} {sizes[k]:,}" for k, name in enumerate(collection.split_names))
+        )
+    if collection.group_names:
+        parts.append(f"{len(collection.group_names):,} groups")
+    if collection.masks is not None:
+        parts.append(f"{sum(length > 0 for length in collection.masks.lengths().tolist()):,} masks")
+    if ignored:
+        parts.append(f"passed over: {_counted(ignored)}")
+    return f"{layout}: {'; '.join(parts)}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
+def _listing(names: Sequence[str]) -> str:
+    """How many, and the first names."""
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names):,} {'photo' if len(names) == 1 else 'photos'} ({shown})"
+
+
+def _holds_labels(collection: Collection) -> bool:
+    return len(collection.labels) > 0
+
+
+def _text(parts: Sequence[bytes]) -> str | None:
+    return display_name(b"/".join(parts)) or None

@@ -32,7 +32,7 @@ from fewsight.data.source import read_bytes
 from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput, UnreadableImage
 
-__all__ = ["LoadedBatch", "Outcome", "apply_transform", "needed_size", "photos", "shrink"]
+__all__ = ["LoadedBatch", "Outcome", "apply_transform", "default_workers", "needed_size", "photos", "shrink"]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

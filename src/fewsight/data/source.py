@@ -24,13 +24,13 @@ TRANSIENT = {
     if hasattr(errno, name)
 }
 REASONS = {
-    errno.ENOENT: "file vanished",
+    errno.ENOENT: "file not found",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ELOOP: "link points in a circle",
     errno.ENAMETOOLONG: "name too long",
     errno.ENXIO: "not a regular file (a socket or device)",
-    errno.ENOTDIR: "file vanished",
+    errno.ENOTDIR: "file not found",
 }
 
 

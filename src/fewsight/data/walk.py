@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,54 @@ from fewsight.data.source import read_head
 
 __all__ = ["Folder", "canonical_suffix", "list_folder", "suffix_of", "walk_folders"]
 
-MASK_SUFFIXES = frozenset([".png", ".bmp", ".tif", ".tiff", ".gif"])
 _LITTER = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"])
 _LITTER_FOLDERS = frozenset(["__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"])
 _SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff"}
-_NEVER_PHOTOS = frozenset(
-    (".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .htm .py .ipynb .log .zip .tar .gz .7z .rar .docx .xlsx "
-     ".mp4 .avi .mov .mkv .mp3 .wav .npy .npz .pt .pth .safetensors .parquet .db .sqlite .lnk .url").split()
-)  # fmt: skip
+# Never looked into: a folder may hold thousands of them.
+_TEXTS = (
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".md",
+    ".html",
+    ".htm",
+    ".py",
+    ".log",
+)
+_ARCHIVES = (
+    ".zip",
+    ".tar",
+    ".gz",
+    ".7z",
+    ".rar",
+    ".npy",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".parquet",
+    ".db",
+)
+_OTHERS = (
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".mkv",
+    ".mp3",
+    ".wav",
+    ".docx",
+    ".xlsx",
+    ".ipynb",
+    ".lnk",
+    ".url",
+    ".sqlite",
+)
+_NEVER_PHOTOS = frozenset((*_TEXTS, *_ARCHIVES, *_OTHERS))
 
 
 @dataclass(frozen=True)
@@ -48,9 +88,16 @@ class Folder:
 
 
 def walk_folders(
-    root: str, passed: Counter[str], *, start: bytes = b"", follow_links: bool = False
+    root: str,
+    passed: Counter[str],
+    *,
+    start: bytes = b"",
+    follow_links: bool = False,
+    skip: Callable[[bytes], bool] = lambda path: False,
 ) -> Iterator[Folder]:
     """All folders from `start` on, a folder before those in it, in natural order; `passed` counts what is left out.
+
+    Folders that `skip` answers True for are left out, and not counted.
 
     Links to folders are followed only with `follow_links`, and then never into a folder that holds the link.
     """
@@ -58,19 +105,18 @@ def walk_folders(
     while waiting:
         path, above = waiting.pop()
         if follow_links:
-            found = os.stat(_absolute(root, path))
+            found = Path(_absolute(root, path)).stat()
             if (found.st_dev, found.st_ino) in above:
                 passed["links in a circle"] += 1
                 continue
             above = (*above, (found.st_dev, found.st_ino))
         folder = list_folder(root, path, passed, follow_links=follow_links)
         yield folder
-        waiting.extend((folder.inside(name), above) for name in reversed(folder.folders))
+        inside = [folder.inside(name) for name in reversed(folder.folders)]
+        waiting.extend((path, above) for path in inside if not skip(path))
 
 
-def list_folder(
-    root: str, path: bytes, passed: Counter[str], *, follow_links: bool = False
-) -> Folder:
+def list_folder(root: str, path: bytes, passed: Counter[str], *, follow_links: bool = False) -> Folder:
     """One folder, without going deeper."""
     photos: list[str] = []
     folders: list[str] = []
@@ -141,4 +187,4 @@ def _ordered(names: list[str]) -> tuple[bytes, ...]:
 
 
 def _absolute(root: str, path: bytes) -> str:
-    return os.path.join(root, os.fsdecode(path)) if path else root
+    return f"{root}/{os.fsdecode(path)}" if path else root

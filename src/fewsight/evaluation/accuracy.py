@@ -35,7 +35,9 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
         if index.is_floating_point() or index.dtype == torch.bool:
             raise InvalidInput(f"{name} has dtype {index.dtype}; expected column indices.")
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < num_classes:
-            raise InvalidInput(f"{name} runs from {index.min()} to {index.max()}; expected 0 to {num_classes - 1}.")
+            raise InvalidInput(
+                f"{name} runs from {index.min()} to {index.max()}; expected 0 to {num_classes - 1}."
+            )
     flat = labels.long() * num_classes + predictions.long()
     return torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 

@@ -39,9 +39,7 @@ ROUNDING = 1e-9  # (n + 1)(1 - alpha) is meant exactly: 10 (1 - 0.7) is 3, not 3
 CHUNK = 2**22  # numbers that full conformal prediction holds at once
 
 
-def fit_temperature(
-    logits: Tensor, labels: Tensor, *, bounds: tuple[float, float] = (0.01, 100.0)
-) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, *, bounds: tuple[float, float] = (0.01, 100.0)) -> float:
     """The temperature T that makes softmax(logits / T) most likely (Guo et al. 2017, section 4.2).
 
     With b = 1 / T the mean of lse(b l) - b l_y is convex; its slope, the mean of sum_k softmax(b l)_k (l_k - l_y),
@@ -389,7 +387,9 @@ def _p_values(supports: Tensor, membership: Tensor, queries: Tensor, metric: Met
     scores, score = -own_logit, -plain
     if K > 1:
         scores, score = rival + scores, best_other(plain) + score
-    tolerance = 1e-11 * (1 + plain.abs().amax(1, keepdim=True))  # equal scores reached by another order of sums
+    tolerance = 1e-11 * (
+        1 + plain.abs().amax(1, keepdim=True)
+    )  # equal scores reached by another order of sums
     fits_no_better = (scores >= (score - tolerance)[:, None, :]).sum(1)
     return (fits_no_better + 1).double() / (S + 1)
 

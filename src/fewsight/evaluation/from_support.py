@@ -183,10 +183,13 @@ class Trust:
         n = len(self.left_out_novelty)
         rank = conformal_rank(n, rate)
         if rank is None:
-            return Threshold(math.inf, _too_few(n, rate, f"A false-alarm rate of {rate:.3g}", "nothing is rejected"))
+            return Threshold(
+                math.inf, _too_few(n, rate, f"A false-alarm rate of {rate:.3g}", "nothing is rejected")
+            )
         value = self.left_out_novelty[rank - 1].item()
         return Threshold(
-            value, f"At most {100 * rate:.3g} % of photos that belong are rejected, judged by {n} support photos."
+            value,
+            f"At most {100 * rate:.3g} % of photos that belong are rejected, judged by {n} support photos.",
         )
 
     def misfit(self, coverage: float) -> Threshold:
@@ -202,7 +205,9 @@ class Trust:
         n, alpha = len(self.left_out_misfit), 1 - coverage
         rank = conformal_rank(n, alpha)
         if rank is None:
-            return Threshold(math.inf, _too_few(n, alpha, f"A coverage of {coverage:.3g}", "every set is full"))
+            return Threshold(
+                math.inf, _too_few(n, alpha, f"A coverage of {coverage:.3g}", "every set is full")
+            )
         return Threshold(
             self.left_out_misfit[rank - 1].item(),
             f"About {100 * coverage:.3g} % of the sets hold the true label, judged by {n} support photos.",
@@ -253,7 +258,9 @@ def _too_few(n: int, alpha: float, what: str, so: str) -> str:
     )
 
 
-def fit_trust(scores: Tensor, novelty: Tensor, membership: Tensor, own: Tensor, *, several: bool = False) -> Trust:
+def fit_trust(
+    scores: Tensor, novelty: Tensor, membership: Tensor, own: Tensor, *, several: bool = False
+) -> Trust:
     """Fit temperature and thresholds to left-out scores.
 
     Args:
@@ -268,14 +275,21 @@ def fit_trust(scores: Tensor, novelty: Tensor, membership: Tensor, own: Tensor, 
     true = scores.masked_fill(~membership, -torch.inf).amax(1)
     judged = torch.isfinite(true)
     n = int(judged.sum())
-    notes = [] if n else [
-        "Scores are calibrated by a rule of thumb: no class has two photos. "
-        "'None of these' and label sets need a second photo a class."
-    ]
+    notes = (
+        []
+        if n
+        else [
+            "Scores are calibrated by a rule of thumb: no class has two photos. "
+            "'None of these' and label sets need a second photo a class."
+        ]
+    )
     if several:
         temperature, offset = _fit_sigmoid(scores, membership, own)
     else:
-        temperature, offset = _fit_temperature(scores[judged], membership[judged], scores, membership, own), 0.0
+        temperature, offset = (
+            _fit_temperature(scores[judged], membership[judged], scores, membership, own),
+            0.0,
+        )
     trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), tuple(notes))
     misfit = 1 - trust.probabilities(scores[judged]).masked_fill(~membership[judged], 2).amin(1)
     return Trust(

@@ -194,7 +194,10 @@ def compare(
     difference = mean_interval(one - other, confidence=confidence)
     sentence = _sentence(difference, names, confidence, unit)
     return Comparison(
-        difference, mean_interval(one, confidence=confidence), mean_interval(other, confidence=confidence), sentence
+        difference,
+        mean_interval(one, confidence=confidence),
+        mean_interval(other, confidence=confidence),
+        sentence,
     )
 
 

@@ -71,6 +71,13 @@ def crosstransformer_logits(
         value_weight=(value_weight, "Dv C"),
     )
     order = class_order(labels)
+    dtypes = {tensor.dtype for tensor in (queries, supports, key_weight, value_weight)}
+    if not queries.is_floating_point() or (
+        len(dtypes) > 1 and not torch.is_autocast_enabled(queries.device.type)
+    ):
+        raise InvalidInput(
+            f"queries, supports and weights have dtypes {dtypes}; expected one floating-point dtype."
+        )
     query_positions = queries.flatten(2).transpose(1, 2)  # [Q, P, C]
     support_positions = supports.flatten(2).transpose(1, 2)  # [S, M, C]
     return aligned_logits(

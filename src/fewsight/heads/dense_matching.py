@@ -28,6 +28,7 @@ __all__ = [
     "presence_score",
     "smooth_margins",
     "soft_maximum",
+    "weighted_means",
 ]
 
 WEIGHT_FLOOR = 1e-6
@@ -115,6 +116,14 @@ def soft_maximum(
         assert best is not None
         answers.append(temperature * ((best / temperature).logsumexp(1) - math.log(k)))
     return torch.cat(answers)
+
+
+def weighted_means(patches: Tensor, weights: Tensor) -> Tensor:
+    """Unit vectors of weighted means: [T, D], [N, T] -> [N, D]; a row without any weight takes the plain mean."""
+    check_shapes(patches=(patches, "T D"), weights=(weights, "N T"))
+    total = weights.sum(1, keepdim=True)
+    weights = torch.where(total > 0, weights, 1)
+    return F.normalize((weights @ patches) / weights.sum(1, keepdim=True), dim=1, eps=1e-12)
 
 
 def neighbours_for(prior: Tensor, support_class: Tensor, *, num_classes: int, most: int = 10) -> int:

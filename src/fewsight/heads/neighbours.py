@@ -53,7 +53,9 @@ def knn_probabilities(
     Raises:
         InvalidInput: shapes disagree, or a number or label is out of range.
     """
-    check_shapes(queries=(queries, "Q D"), train_features=(train_features, "N D"), train_labels=(train_labels, "N"))
+    check_shapes(
+        queries=(queries, "Q D"), train_features=(train_features, "N D"), train_labels=(train_labels, "N")
+    )
     check_labels(train_labels, train_features)
     _check_numbers(k, temperature)
     largest = int(train_labels.max())
@@ -66,7 +68,8 @@ def knn_probabilities(
     queries = real(queries, "queries").to(train_features.dtype)
     rows = max(1, CHUNK // len(train_features))
     parts = [
-        _votes(part @ train_features.T, train_labels, k, temperature, num_classes) for part in queries.split(rows)
+        _votes(part @ train_features.T, train_labels, k, temperature, num_classes)
+        for part in queries.split(rows)
     ]
     return torch.cat(parts) if parts else queries.new_zeros(0, num_classes)
 
@@ -138,7 +141,8 @@ class Neighbours(VectorHead):
         supports, membership = prepared["unit"], prepared["membership"]
         rows = max(1, CHUNK // max(1, int(membership.sum())))
         parts = [
-            class_votes(part @ supports.T, membership, self.k, self.temperature) for part in unit(queries).split(rows)
+            class_votes(part @ supports.T, membership, self.k, self.temperature)
+            for part in unit(queries).split(rows)
         ]
         return torch.cat(parts) if parts else queries.new_zeros(0, membership.shape[1])
 

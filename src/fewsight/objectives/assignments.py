@@ -21,7 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewsight.distributed import all_reduce_max, all_reduce_sum, gather, is_distributed, rows_before
+from fewsight.distributed import (
+    all_reduce_max,
+    all_reduce_sum,
+    gather,
+    is_distributed,
+    rows_before,
+    world_size,
+)
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32, row_blocks
 from fewsight.objectives.ranges import check_choice, check_positive, check_within
@@ -296,7 +303,7 @@ def koleo(features: Tensor) -> Tensor:
             return own.sum() * 0
         neighbours = everyone[_nearest(own.detach(), everyone.detach(), rows_before(own))]
         distances = torch.linalg.vector_norm(own - neighbours + 1e-8, dim=-1)
-        return -torch.log(distances + 1e-8).mean()
+        return -torch.log(distances + 1e-8).sum() * world_size() / len(everyone)
 
 
 def _nearest(queries: Tensor, keys: Tensor, first: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32, row_blocks
 from fewsight.objectives.ranges import check_positive
@@ -52,7 +53,7 @@ def view_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> 
     others = [_sum_of_others(targets, view) for view in range(G)] + [every] * (V - G)
     masses = [G - 1] * G + [G] * (V - G)
     rows = _FusedCrossEntropy.apply(student, temperature, masses, *others)
-    return rows.sum() / (pairs * B)
+    return rows.sum() / (pairs * global_rows(B, student.device))
 
 
 def _sum_of_others(targets: Tensor, view: int) -> Tensor:
@@ -95,7 +96,7 @@ def patch_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, temperatu
     rows = row_cross_entropy(logits, targets, temperature)
     counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
     weights = (mask / counts)[mask]
-    return (rows * weights.to(rows.dtype)).sum() / max(1, counts.numel())
+    return (rows * weights.to(rows.dtype)).sum() / global_rows(max(1, counts.numel()), rows.device)
 
 
 class _FusedCrossEntropy(torch.autograd.Function):

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
 from fewsight.objectives.assignments import AssignmentMethod, assign, assign_patches
 from fewsight.objectives.cross_entropy import row_cross_entropy, view_cross_entropy
@@ -91,7 +92,8 @@ def masked_clustering_loss(
     cls_loss = view_cross_entropy(student_cls, targets, student_temperature)
     if patch_targets == "all":
         targets = assign_patches(teacher_patches, patch_method, teacher_temperature, patch_center, iterations)
-        patch_loss = row_cross_entropy(student_patches, targets, student_temperature).mean()
+        rows = row_cross_entropy(student_patches, targets, student_temperature)
+        patch_loss = rows.sum() / global_rows(rows.numel(), rows.device)
     else:
         if patch_mask is None:
             raise InvalidInput("patch_mask is missing; patch_targets 'masked' needs one of shape [G, B, N].")

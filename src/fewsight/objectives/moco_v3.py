@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewsight.distributed import gather, rows_before
+from fewsight.distributed import gather, rows_before, world_size
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32
 from fewsight.objectives.info_nce import contrastive_sum, unit_rows
@@ -47,5 +47,6 @@ def moco_v3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: fl
         with torch.autocast(q1.device.type, enabled=False):
             own = unit_rows(queries)
             every = gather(unit_rows(keys.detach()))
-        loss = loss + contrastive_sum(own, every, positives, temperature) * (2 * temperature / B)
+        scale = 2 * temperature * world_size() / len(every)
+        loss = loss + contrastive_sum(own, every, positives, temperature) * scale
     return loss

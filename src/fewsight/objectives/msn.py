@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
 from fewsight.objectives import assignments
 from fewsight.objectives.blocks import row_blocks
@@ -84,10 +85,11 @@ def msn_loss(
         terms = _PrototypeTerms.apply(unit_rows(anchors), units, assigned, temperature)
         cross_entropy, entropy, total = terms
         spread = assignments.mean_entropy_gap(total, M)
+    count = global_rows(M, anchors.device)
     return MsnLosses(
-        cross_entropy / M,
+        cross_entropy / count,
         spread if me_max_weight else spread.detach(),
-        entropy / M if entropy_weight else entropy.detach() / M,
+        (entropy if entropy_weight else entropy.detach()) / count,
         assigned.repeat(M // B, 1) if M > B else assigned,
     )
 

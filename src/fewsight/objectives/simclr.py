@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewsight.distributed import gather, rows_before
+from fewsight.distributed import gather, rows_before, world_size
 from fewsight.errors import InvalidInput
 from fewsight.objectives.info_nce import contrastive_sum, unit_rows
 from fewsight.objectives.ranges import check_positive
@@ -50,4 +50,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         keys, first = gather(queries), rows_before(queries)
     local = torch.arange(2 * B, device=z1.device)
     positives = first + (local + B) % (2 * B)
-    return contrastive_sum(queries, keys, positives, temperature, itself=first + local) / (2 * B)
+    return (
+        contrastive_sum(queries, keys, positives, temperature, itself=first + local)
+        * world_size()
+        / len(keys)
+    )

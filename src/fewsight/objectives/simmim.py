@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewsight.distributed import global_count
+from fewsight.distributed import global_count, world_size
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32
 from fewsight.shapes import check_shapes
@@ -48,4 +48,5 @@ def simmim_loss(images: Tensor, reconstruction: Tensor, mask: Tensor, patch_size
     masked = mask.bool().repeat_interleave(p, dim=1).repeat_interleave(p, dim=2)[:, None]  # [B, 1, H, W]
     difference = at_least_float32(reconstruction) - at_least_float32(images.detach())
     error = torch.where(masked, difference, 0).abs().sum()
-    return error / ((global_count(masked.sum().to(error.dtype)) + 1e-5) * sizes["C"])
+    count = global_count(masked.sum().to(error.dtype) + 1e-5 / world_size())
+    return error / (count * sizes["C"])

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fewsight.data.transform import Transform
 from fewsight.predictions import Prediction, SupportMatch
-from fewsight.report.doubt import Certainty, certainty, doubt
+from fewsight.report.doubt import Certainty, certainty
 from fewsight.report.matches import Drawing, draw_matches
-from fewsight.report.tables import correct, said_labels
+from fewsight.report.tables import correct, rightly_rejected, said_labels
 from fewsight.report.thumbnails import Album, Thumbnail
 
 __all__ = ["Card", "Witness", "make_card"]
@@ -55,18 +55,21 @@ def make_card(
     album: Album,
     labels_of: Mapping[str, Sequence[str]],
     *,
+    classes: Sequence[str],
+    doubt: float,
     transform: Transform | None = None,
 ) -> Card:
     """The card of row `index`; reads its pictures into `album`."""
+    right = correct(row) if row.answered else rightly_rejected(row, classes)
     for_it, against_it = _witnesses(row)
     best = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[:MOST_OTHERS]
     return Card(
         row=row,
         index=index,
         picture=album.picture("query", row.file),
-        doubt=doubt(row),
+        doubt=doubt,
         certainty=certainty(row) if row.answered else None,
-        right=correct(row),
+        right=right,
         labels=said_labels(row),
         witnesses=tuple(_witness(match, album) for match in for_it[:MOST_WITNESSES]),
         rivals=tuple(_witness(match, album) for match in against_it[:MOST_WITNESSES]),

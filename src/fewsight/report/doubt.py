@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from fewsight.predictions import Prediction
 
-__all__ = ["CERTAINTIES", "Certainty", "certainty", "doubt", "doubtful_first"]
+__all__ = ["CERTAINTIES", "Certainty", "certainty", "doubt", "doubtful_first", "doubts"]
 
 Certainty = Literal["in doubt", "fairly sure", "sure"]
 CERTAINTIES: tuple[Certainty, ...] = ("in doubt", "fairly sure", "sure")
@@ -35,16 +35,24 @@ def certainty(row: Prediction) -> Certainty:
     return "in doubt" if level > IN_DOUBT else "fairly sure" if level > FAIRLY_SURE else "sure"
 
 
-def doubtful_first(rows: Sequence[Prediction], *, limit: int | None = None) -> list[int]:
-    """Indices of the answered and the rejected rows, the most doubtful first, at most `limit` of them.
+def doubts(rows: Sequence[Prediction]) -> dict[int, float]:
+    """Doubt in [0, 1] of each answered or rejected row, by its index.
 
-    Equal doubt keeps the order of the rows.
+    Answered rows have their own `doubt`. Rejected rows have no second class to compare with: the one least unlike
+    the support, hence nearest to being answered, gets 1, the one most unlike it gets 1 / how many there are.
     """
-    judged = ((-doubt(row), index) for index, row in enumerate(rows) if is_judged(row))
-    ordered = sorted(judged) if limit is None else heapq.nsmallest(limit, judged)
-    return [index for _, index in ordered]
+    levels = {index: doubt(row) for index, row in enumerate(rows) if row.answered}
+    rejected = [index for index, row in enumerate(rows) if row.status == "rejected"]
+    rejected.sort(key=lambda index: rows[index].novelty or 0.0)
+    return levels | {index: 1 - rank / len(rejected) for rank, index in enumerate(rejected)}
 
 
-def is_judged(row: Prediction) -> bool:
-    """Whether a head has looked at the photo: it has a label, or was found to be none of the classes."""
-    return row.answered or row.status == "rejected"
+def doubtful_first(levels: Mapping[int, float], *, limit: int | None = None) -> list[int]:
+    """Indices from the most to the least doubtful, at most `limit`; equal doubt keeps the order of the rows.
+
+    >>> doubtful_first({0: 0.1, 1: 0.9, 2: 0.9})
+    [1, 2, 0]
+    """
+    return heapq.nsmallest(
+        len(levels) if limit is None else limit, levels, key=lambda index: (-levels[index], index)
+    )

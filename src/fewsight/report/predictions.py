@@ -12,14 +12,14 @@ from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput
 from fewsight.predictions import Prediction, Predictions
 from fewsight.report.cards import Card, make_card
-from fewsight.report.doubt import certainty, doubtful_first, is_judged
+from fewsight.report.doubt import certainty, doubtful_first, doubts
 from fewsight.report.facts import RunFacts, SupportPhoto
 from fewsight.report.maps import choose_method, place
 from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.plots import class_colour, curve_path, risk_coverage
-from fewsight.report.tables import class_counts, confusion, troubles
+from fewsight.report.tables import NONE_OF_THESE, class_counts, confusion, troubles
 from fewsight.report.thumbnails import Album, ReadPicture, Thumbnail, fitting_edge
-from fewsight.report.wording import counted, number
+from fewsight.report.wording import counted, number, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def shown_rows(predictions: Sequence[Prediction], limit: int = MOST_SHOWN) -> li
 
     Nearest photos, explanations and features are needed for these rows only.
     """
-    return doubtful_first(predictions, limit=limit)
+    return doubtful_first(doubts(predictions), limit=limit)
 
 
 def write_predictions_report(
@@ -96,27 +96,37 @@ def write_predictions_report(
     if limit < 1:
         raise InvalidInput(f"limit is {limit}; expected at least 1 photo.")
     facts = facts or RunFacts()
-    chosen = shown_rows(predictions, limit)
+    levels = doubts(predictions)
+    chosen = doubtful_first(levels, limit=limit)
     album = Album(read_picture, edge=fitting_edge(len(chosen)))
     labels_of = {photo.file: photo.labels for photo in support}
     cards = [
-        make_card(predictions[index], index, album, labels_of, transform=transform) for index in chosen
+        make_card(
+            predictions[index],
+            index,
+            album,
+            labels_of,
+            classes=predictions.classes,
+            doubt=levels[index],
+            transform=transform,
+        )
+        for index in chosen
     ]
-    judged = sum(map(is_judged, predictions))
     sections = [
-        _sheet(predictions, cards, judged),
+        _sheet(predictions, cards, len(levels)),
+        _expectation(facts),
         _counts(predictions, support, album),
         *_map(predictions, cards, support, features, album),
-        *_rightness(predictions, facts),
+        *_truth(predictions, facts),
         *_troubles(predictions, album),
         *_support(predictions.classes, support, album),
         _next_steps(facts),
         *_run(facts),
     ]
     page = Page(
-        facts.title, sections, _sentence(predictions, support), _tiles(predictions), "Made by fewsight"
+        facts.title, sections, _sentence(predictions, support), _tiles(predictions, facts), "Made by fewsight"
     )
-    return ReportWritten(write_page(path, page), len(cards), judged)
+    return ReportWritten(write_page(path, page), len(cards), len(levels))
 
 
 def _sentence(predictions: Predictions, support: Sequence[SupportPhoto]) -> str:
@@ -126,20 +136,22 @@ def _sentence(predictions: Predictions, support: Sequence[SupportPhoto]) -> str:
     )
 
 
-def _tiles(predictions: Predictions) -> list[Tile]:
+def _tiles(predictions: Predictions, facts: RunFacts) -> list[Tile]:
     counts = predictions.counts()
     answered = [row for row in predictions if row.answered]
     in_doubt = sum(certainty(row) == "in doubt" for row in answered)
     lost = counts["unreadable"] + counts["refused"]
+    trust = percent(facts.expected.mean) if facts.expected else "?"
     tiles = [
         Tile(number(len(answered)), "have an answer", "#photos"),
         Tile(number(in_doubt), "of these in doubt: look here first", "#certainty=in%20doubt", "doubt"),
         Tile(number(counts["rejected"]), "are none of your classes", "#status=rejected", "none"),
+        Tile(trust, "expected to be right", "#expectation", "yours"),
         Tile(number(lost), "could not be read", "#trouble", "wrong"),
         Tile(number(counts["duplicate"]), "are among your labelled photos", "#trouble"),
     ]
     # "none of your classes" and "in doubt" are answers even when they are 0
-    return [tile for index, tile in enumerate(tiles) if index < 3 or tile.value != "0"]
+    return [tile for index, tile in enumerate(tiles) if index < 4 or tile.value != "0"]
 
 
 def _sheet(predictions: Predictions, cards: Sequence[Card], judged: int) -> Section:
@@ -238,13 +250,16 @@ def _support_point(
     return photo, album.picture("support", photo.file), float(place[0]), float(place[1])
 
 
-def _rightness(predictions: Predictions, facts: RunFacts) -> Iterator[Section]:
-    yield Section(
+def _expectation(facts: RunFacts) -> Section:
+    return Section(
         "expectation",
         "How far to trust it",
         render("expectation.html", facts=facts),
         "Judged from your labelled photos alone, before any other photo was looked at.",
     )
+
+
+def _truth(predictions: Predictions, facts: RunFacts) -> Iterator[Section]:
     table = confusion(predictions.rows, predictions.classes)
     curve = risk_coverage(predictions.rows)
     if table is None or curve is None:
@@ -257,6 +272,7 @@ def _rightness(predictions: Predictions, facts: RunFacts) -> Iterator[Section]:
         mix_ups=table.mix_ups[:MOST_MIX_UPS],
         more_mix_ups=max(0, len(table.mix_ups) - MOST_MIX_UPS),
         class_index={name: index for index, name in enumerate(predictions.classes)},
+        none=NONE_OF_THESE,
         curve=curve,
         path=curve_path(
             (0, *curve.coverage), (curve.risk[0], *curve.risk), width=480, height=200, top=top

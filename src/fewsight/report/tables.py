@@ -17,6 +17,8 @@ __all__ = [
     "class_counts",
     "confusion",
     "correct",
+    "rightly_rejected",
+    "said_labels",
     "troubles",
 ]
 
@@ -69,6 +71,13 @@ def correct(row: Prediction) -> bool | None:
     if not row.answered or not row.truth:
         return None
     return row.label in row.truth
+
+
+def rightly_rejected(row: Prediction, classes: Sequence[str]) -> bool | None:
+    """Whether a rejected photo is indeed of none of the classes; None where it is not rejected or has no truth."""
+    if row.status != "rejected" or not row.truth:
+        return None
+    return not set(row.truth) & set(classes)
 
 
 @dataclass(frozen=True)

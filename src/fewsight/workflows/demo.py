@@ -52,10 +52,12 @@ def demo(out: Path, *, seed: int = 0, quiet: bool = False) -> PredictionRun:
     with quieted(quiet):
         say(f"Ten handwritten digits, {SHOTS} labelled photos of each; {10 * QUERIES} photos to label.")
         write_digits(out, seed=seed)
-        run = predict(out / "labelled", out / "pile", out / "run", reject=0.05, seed=seed, force=True, quiet=quiet)
+        run = predict(
+            out / "labelled", out / "pile", out / "run", reject=0.05, seed=seed, force=True, quiet=quiet
+        )
     return run.with_next_steps(
         f"Open the report:            {run.folder / 'report.html'}",
         f"Look at a folder of yours:  fewsight doctor {out / 'labelled'} {out / 'pile'}",
-        f"Label photos of yours:      fewsight predict LABELLED PILE --out run --reject 0.05",
+        "Label photos of yours:      fewsight predict LABELLED PILE --out run --reject 0.05",
         f"Use the model again:        fewsight predict {run.folder / 'model'} {out / 'pile'} --out again",
     )

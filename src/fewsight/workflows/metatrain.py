@@ -11,7 +11,7 @@ import torch
 from numpy import int64
 from numpy.typing import NDArray
 
-from fewsight.data.class_splits import class_split, held_out_split, split_classes
+from fewsight.data.class_splits import held_out_split, split_class_names, split_classes
 from fewsight.data.collection import Collection
 from fewsight.data.fixed_episodes import FixedEpisodes
 from fewsight.data.store import PixelStore
@@ -24,7 +24,7 @@ from fewsight.training.episode_source import EpisodeSource, rotated_classes
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.settings import TrainingSettings
 
-__all__ = ["EpisodeSettings", "MetatrainRecipe", "MetatrainRun", "episode_accuracy", "train_episodes"]
+__all__ = ["EpisodeSettings", "MetatrainRecipe", "episode_accuracy", "train_episodes"]
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,20 @@ class MetatrainRecipe:
 def classes_of(collection: Collection, recipe: MetatrainRecipe, seed: int) -> dict[str, list[int]]:
     """Class ids for training and validation (and test, where the split names it)."""
     if recipe.class_split is not None:
-        return split_classes(collection, class_split(recipe.class_split))
+        return split_classes(collection, split_class_names(recipe.class_split))
     if not 0 < recipe.held_out < 1:
         raise InvalidInput(f"held_out is {recipe.held_out}; expected a share in (0, 1).")
     return held_out_split(len(collection.classes), recipe.held_out, seed)
 
 
 def episodes_of(
-    collection: Collection, classes: list[int], shape: EpisodeSettings, *, rotations: bool, seed: int, stream: str
+    collection: Collection,
+    classes: list[int],
+    shape: EpisodeSettings,
+    *,
+    rotations: bool,
+    seed: int,
+    stream: str,
 ) -> FixedEpisodes:
     """Episodes over some classes of a collection."""
     by_class = collection.by_class()
@@ -101,16 +107,31 @@ def episode_accuracy(objective: Objective, source: EpisodeSource, count: int) ->
 
 
 def train_episodes(
-    objective: Episodic, collection: Collection, store: PixelStore, recipe: MetatrainRecipe, folder: Path, seed: int
+    objective: Episodic,
+    collection: Collection,
+    store: PixelStore,
+    recipe: MetatrainRecipe,
+    folder: Path,
+    seed: int,
 ) -> TrainingResult:
     """Train on episodes of the training classes; the weights that are best on validation classes are kept."""
     transform = objective.encoder.transform
     classes = classes_of(collection, recipe, seed)
     training = episodes_of(
-        collection, classes["train"], recipe.episodes, rotations=recipe.rotations, seed=seed, stream="training episode"
+        collection,
+        classes["train"],
+        recipe.episodes,
+        rotations=recipe.rotations,
+        seed=seed,
+        stream="training episode",
     )
     validation = episodes_of(
-        collection, classes["val"], recipe.validation, rotations=recipe.rotations, seed=seed, stream="validation episode"
+        collection,
+        classes["val"],
+        recipe.validation,
+        rotations=recipe.rotations,
+        seed=seed,
+        stream="validation episode",
     )
     best = BestWeights(folder)
     held_out = EpisodeSource(store, validation, transform)

@@ -46,13 +46,17 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator or not path.strip():
-            raise InvalidInput(f"--set {override!r}: expected KEY=VALUE, for example --set training.steps=1000.")
+            raise InvalidInput(
+                f"--set {override!r}: expected KEY=VALUE, for example --set training.steps=1000."
+            )
         *parents, last = path.strip().split(".")
         place = result
         for parent in parents:
             inner = place.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise InvalidInput(f"--set {override!r}: {parent!r} is a single value, not a group of settings.")
+                raise InvalidInput(
+                    f"--set {override!r}: {parent!r} is a single value, not a group of settings."
+                )
             place = inner
         place[last] = yaml.safe_load(text)
     return result
@@ -70,7 +74,9 @@ def _load(name: str | Path) -> dict[str, Any]:
     packaged = packaged_recipes()
     path = packaged.get(str(name), Path(name))
     if not path.is_file():
-        raise InvalidInput(f"recipe {str(name)!r} is neither a file nor a packaged recipe. {closest(str(name), list(packaged))}")
+        raise InvalidInput(
+            f"recipe {str(name)!r} is neither a file nor a packaged recipe. {closest(str(name), list(packaged))}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

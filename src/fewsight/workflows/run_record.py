@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
     return {
         "fewsight": fewsight.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "pillow": PIL.__version__,
         "machine": platform.machine(),
@@ -101,7 +101,9 @@ def read_record(folder: Path) -> RunRecord:
         held = yaml.safe_load((folder / NAME).read_text(encoding="utf-8"))
         return RunRecord(held["verb"], held["settings"], held["data"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{folder / NAME} is damaged ({type(error).__name__}): start anew with --force.") from error
+        raise InvalidInput(
+            f"{folder / NAME} is damaged ({type(error).__name__}): start anew with --force."
+        ) from error
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

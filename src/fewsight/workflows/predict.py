@@ -1,0 +1,301 @@
+"""`fewsight predict`: a few labelled photos and a pile of others in; rows, a report and a model out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fewsight.backbones.feature_cache import FeatureCache
+from fewsight.classifier import FewShotClassifier
+from fewsight.data.collection import Collection
+from fewsight.data.fingerprint import fingerprint
+from fewsight.data.layouts import read_layout
+from fewsight.errors import UnreadableImage
+from fewsight.evaluation.intervals import Interval, proportion_interval
+from fewsight.files import run_folder, sha256
+from fewsight.predictions import Prediction, Predictions
+from fewsight.progress import Progress, duration, quieted, say
+from fewsight.workflows.judge import Judge
+from fewsight.workflows.labelled_photos import LabelledPhotos, fit, is_model_folder, read_labelled
+from fewsight.workflows.prediction_files import PartFile, StoredPredictions, write_tables
+from fewsight.workflows.prediction_report import report_predictions
+from fewsight.workflows.run_record import RunRecord, record_run
+from fewsight.workflows.sort_photos import sort_photos
+from fewsight.workflows.truth import Truth, read_truth
+
+__all__ = ["PredictionRun", "predict"]
+
+PART = 512  # photos whose rows are written together; a killed run repeats at most so many
+
+
+@dataclass(frozen=True)
+class PredictionRun:
+    """What a run of `predict` gave.
+
+    Attributes:
+        folder: with `predictions.csv`, `predictions.jsonl`, `report.html`, `model/` and `run.yaml`.
+        rows: one `Prediction` for each photo, read from the disk when asked for.
+        counts: photos by status.
+        expected: accuracy to expect, from the support alone; NaN where it could not be judged.
+        accuracy: on photos whose truth is known, else None.
+        remarks: sentences that a person should read.
+        next_steps: commands.
+    """
+
+    folder: Path
+    rows: StoredPredictions
+    counts: dict[str, int]
+    expected: Interval
+    expected_sentence: str
+    accuracy: Interval | None = None
+    remarks: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
+
+    def with_next_steps(self, *steps: str) -> PredictionRun:
+        """The same with other next steps."""
+        return replace(self, next_steps=steps)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {
+            "folder": str(self.folder),
+            "photos": len(self.rows),
+            "status": self.counts,
+            "expected_accuracy": _plain(self.expected),
+            "accuracy": None if self.accuracy is None else _plain(self.accuracy),
+            "remarks": list(self.remarks),
+        }
+
+    def sentences(self) -> Iterator[str]:
+        """The result in words."""
+        told = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
+        yield f"{len(self.rows)} photos: {told or 'none'}."
+        if self.accuracy is not None:
+            yield f"Right on the {self.accuracy.n} photos whose class is known: {self.accuracy.percent()}."
+        yield from self.remarks
+        yield f"Report: {self.folder / 'report.html'}"
+        yield from self.next_steps
+
+
+def _plain(interval: Interval) -> dict[str, float | int | None]:
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: None if value != value else value for name, value in values.items()} | {"n": interval.n}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options of `predict` that decide its result."""
+
+    backbone: str
+    head: str
+    reject: float | None
+    coverage: float | None
+    image_size: int | None
+    precision: str
+    device: str
+    seed: int
+    group_by: str | None
+    class_level: str
+    skip_empty: bool
+    strict: bool
+    batch_size: int | None = None
+    workers: int | None = field(default=None, compare=False)
+
+
+def predict(
+    support: str | Path,
+    queries: str | Path,
+    out: str | Path,
+    *,
+    backbone: str = "auto",
+    head: str = "prototypes",
+    reject: float | None = None,
+    coverage: float | None = None,
+    truth: str | Path | None = None,
+    sort_into: str | Path | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    group_by: str | None = None,
+    class_level: Literal["top", "leaf"] = "top",
+    skip_empty: bool = False,
+    strict: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> PredictionRun:
+    """Label the photos in `queries` by the few labelled ones in `support`.
+
+    Args:
+        support: class folders, a CSV of labels, a corrected `predictions.csv`, or a model folder.
+        queries: a folder, a CSV, or one photo. Class folders named like the classes give the truth.
+        out: the run's folder.
+        backbone, head, image_size, precision, device, seed: as in `FewShotClassifier`.
+        reject: share of photos that do belong to a class which may be answered "none of these".
+        coverage: also give label sets that hold the true label with this probability.
+        truth: CSV of the true labels.
+        sort_into: folder to link or copy the photos into, by label.
+        group_by: `folder`, `burst` or `group`: for the accuracy to expect.
+        strict: stop at the first photo that cannot be read.
+        resume, force: go on with, or replace, the run in `out`.
+
+    Raises:
+        FewsightError: something in the input is wrong; the message says what, where, and what to do.
+    """
+    settings = _Settings(
+        backbone, head, reject, coverage, image_size, precision, device, seed, group_by, class_level, skip_empty, strict,
+        batch_size, workers,
+    )  # fmt: skip
+    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+        known = None if truth is None else Path(truth)
+        return _Run(Path(support), Path(queries), folder, settings, known, sort_into, resume).run()
+
+
+@dataclass
+class _Run:
+    """One run, step by step."""
+
+    support: Path
+    queries: Path
+    folder: Path
+    settings: _Settings
+    truth_file: Path | None
+    sort_into: str | Path | None
+    resume: bool
+    remarks: list[str] = field(default_factory=list)
+
+    def run(self) -> PredictionRun:
+        pile = read_layout(self.queries, labels="optional")
+        self.remarks += pile.warnings
+        photos = None
+        if not is_model_folder(self.support):
+            photos = read_labelled(
+                self.support,
+                root=self._roots(),
+                class_level=self.settings.class_level,
+                skip_empty=self.settings.skip_empty,
+                strict=self.settings.strict,
+            )
+            self._tell_support(photos)
+        classifier = self._classifier(photos)
+        self._record(photos, pile.collection, classifier)
+        say(f"Before any query: {classifier.expected_.sentence}")
+        if classifier.rejection_ is not None:
+            say(classifier.rejection_.sentence)
+        truth = read_truth(self.truth_file, pile, tuple(str(name) for name in classifier.classes_.tolist()))
+        rows = self._rows(classifier, photos, pile.collection, truth)
+        return self._finish(classifier, photos, pile.collection, rows)
+
+    def _roots(self) -> list[Path]:
+        return [path for path in (self.support.parent, self.queries, self.queries.parent) if path.is_dir()]
+
+    def _tell_support(self, photos: LabelledPhotos) -> None:
+        say(photos.reading.description)
+        self.remarks += photos.reading.warnings
+        for file, note in photos.unreadable:
+            self.remarks.append(f"Labelled photo {file} is left out: {note}.")
+        for remark in self.remarks:
+            say(remark)
+
+    def _classifier(self, photos: LabelledPhotos | None) -> FewShotClassifier:
+        s = self.settings
+        if photos is None:
+            classifier = FewShotClassifier.load(self.support, device=s.device, precision=s.precision)
+            if s.reject is not None:
+                classifier.set_reject(s.reject)
+            return classifier
+        classifier = FewShotClassifier(
+            s.backbone,
+            s.head,
+            reject=s.reject,
+            image_size=s.image_size,
+            device=s.device,
+            precision=s.precision,
+            seed=s.seed,
+        )
+        fit(classifier, photos, s.group_by)
+        classifier.save(self.folder / "model")
+        return classifier
+
+    def _record(self, photos: LabelledPhotos | None, pile: Collection, classifier: FewShotClassifier) -> None:
+        chosen = {key: value for key, value in vars(self.settings).items() if key != "workers"}
+        encoder = classifier.photo_encoder()
+        chosen["backbone"] = encoder.backbone.name
+        chosen |= {"support": str(self.support), "queries": str(self.queries)}
+        data = {
+            "support": photos.fingerprint if photos else sha256(self.support / "model.json")[:16],
+            "queries": fingerprint(pile),
+        }
+        record_run(self.folder, RunRecord("predict", chosen, data), resume=self.resume)
+
+    def _rows(
+        self, classifier: FewShotClassifier, photos: LabelledPhotos | None, pile: Collection, truth: Truth
+    ) -> StoredPredictions:
+        finished = self.folder / "predictions.jsonl"
+        if finished.exists():
+            say("The run is finished already; making its report again.")
+            return StoredPredictions(finished)
+        sizes = [min(PART, len(pile) - first) for first in range(0, len(pile), PART)]
+        part = PartFile(self.folder, sizes)
+        started, before = time.monotonic(), sum(sizes[: part.finished])
+        judge = Judge(
+            classifier, photos, self.settings.coverage, self.settings.batch_size, self.settings.workers
+        )
+        with FeatureCache() as cache, Progress("predicting", len(pile), done=before) as bar:
+            for number in range(part.finished, len(sizes)):
+                first = number * PART
+                rows = list(judge.rows(pile.select(range(first, first + sizes[number])), cache))
+                if self.settings.strict:
+                    _stop_at_unreadable(rows)
+                part.append(truth.attach(row, first + place) for place, row in enumerate(rows))
+                bar.advance(len(rows))
+                if number == part.finished:
+                    self._tell_cost(len(pile) - first - len(rows), len(rows), time.monotonic() - started)
+        if not sizes:
+            part.append([])
+        write_tables(self.folder)
+        return StoredPredictions(finished)
+
+    def _tell_cost(self, left: int, done: int, seconds: float) -> None:
+        if left:
+            size = (
+                (self.folder / "predictions.part.jsonl").stat().st_size / max(done, 1) * (left + done) * 1.5
+            )
+            say(
+                f"{left} photos to go: about {duration(seconds / done * left)}, and {max(1, round(size / 2**20))} MiB of rows."
+            )
+
+    def _finish(
+        self,
+        classifier: FewShotClassifier,
+        photos: LabelledPhotos | None,
+        pile: Collection,
+        rows: StoredPredictions,
+    ) -> PredictionRun:
+        counts, right, known = Predictions((), ()).counts(), 0, 0
+        for row in rows:
+            counts[row.status] += 1
+            if row.truth and row.answered:
+                known += 1
+                right += row.label in row.truth
+        accuracy = proportion_interval(right, known) if known else None
+        result = PredictionRun(
+            self.folder, rows, counts, classifier.expected_.overall, classifier.expected_.sentence, accuracy,
+            tuple(self.remarks),
+        )  # fmt: skip
+        report_predictions(result, classifier, photos, pile, self.settings, self.support, self.queries)
+        if self.sort_into is not None:
+            result = replace(result, remarks=(*result.remarks, sort_photos(rows, pile, Path(self.sort_into))))
+        return result
+
+
+def _stop_at_unreadable(rows: list[Prediction]) -> None:
+    for row in rows:
+        if row.status in ("unreadable", "refused"):
+            raise UnreadableImage(f"{row.file}: {row.note} (--strict stops here)", status=row.status)

@@ -1,0 +1,67 @@
+"""DINO: what only this objective promises; its cross-entropy has tests of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fewsight.errors import InvalidInput
+from fewsight.objectives.assignments import assign
+from fewsight.objectives.cross_entropy import view_cross_entropy
+from fewsight.objectives.dino import dino_loss
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_images_are_exchangeable_and_views_are_not():
+    student, teacher, center = random(4, 6, 9), random(2, 6, 9, seed=1), random(9, seed=2)
+    loss = dino_loss(student, teacher, center, 0.1, 0.04)
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    torch.testing.assert_close(dino_loss(student[:, order], teacher[:, order], center, 0.1, 0.04), loss)
+    # Image-major views pair an image with other images.
+    swapped = student.transpose(0, 1).reshape(4, 6, 9)
+    assert not torch.isclose(dino_loss(swapped, teacher, center, 0.1, 0.04), loss, rtol=1e-3)
+
+
+def test_pairs_of_one_view_are_left_out():
+    teacher = 50 * random(2, 4, 8)
+    # A student that copies the teacher view by view would have a loss of almost 0 if v = g counted.
+    assert dino_loss(teacher, teacher, torch.zeros(8).double(), 0.1, 0.04) > 1
+
+
+def test_loss_never_changes_the_centre():
+    center = random(5)
+    before = center.clone()
+    dino_loss(random(2, 3, 5), random(2, 3, 5, seed=1), center, 0.1, 0.04)
+    assert center.equal(before)
+
+
+@pytest.mark.parametrize("method", ["none", "sinkhorn"])
+def test_other_means_against_collapse(method):
+    student, teacher = random(3, 4, 5), random(2, 4, 5, seed=1)
+    loss = dino_loss(student, teacher, None, 0.1, 0.05, method=method)
+    torch.testing.assert_close(loss, view_cross_entropy(student, assign(teacher, method, 0.05), 0.1))
+
+
+def test_uniform_collapse_gives_ln_k():
+    K = 4096
+    loss = dino_loss(torch.ones(4, 2, K), torch.ones(2, 2, K), torch.zeros(K), 0.1, 0.04)
+    assert loss.item() == pytest.approx(math.log(K), rel=1e-6)
+
+
+def test_teacher_gets_no_gradient():
+    teacher = random(2, 3, 4).requires_grad_(True)
+    student = random(2, 3, 4, seed=1).requires_grad_(True)
+    dino_loss(student, teacher, torch.zeros(4).double(), 0.1, 0.04).backward()
+    assert teacher.grad is None
+
+
+def test_refuses_a_centre_of_another_width():
+    with pytest.raises(InvalidInput, match="center"):
+        dino_loss(random(2, 3, 4), random(2, 3, 4), torch.zeros(5), 0.1, 0.04)
+    with pytest.raises(InvalidInput, match="temperature"):
+        dino_loss(random(2, 3, 4), random(2, 3, 4), torch.zeros(4), 0.1, 0.0)
