@@ -45,7 +45,12 @@ def test_by_class_membership_counts_targets():
     collection = Collection.from_rows("/", ROWS, classes=["a", "b", "a10", "none"])
     assert [row.tolist() for row in collection.by_class()] == [[1], [0, 1], [3], []]
     assert collection.counts().tolist() == [1, 2, 1, 0]
-    assert collection.membership().astype(int).tolist() == [[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert collection.membership().astype(int).tolist() == [
+        [0, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 1, 0],
+    ]
     assert collection.labelled().tolist() == [True, True, False, True]
     with pytest.raises(InvalidInput, match="2 labels"):
         collection.targets()

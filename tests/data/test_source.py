@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,7 @@ def test_whole_files(tmp_path):
 
 def test_names_in_any_bytes(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9" + b"x" * 250
-    with open(raw, "wb") as file:
-        file.write(b"1")
+    Path(os.fsdecode(raw)).write_bytes(b"1")
     assert read_bytes(os.fsdecode(raw), max_bytes=10) == b"1"
 
 

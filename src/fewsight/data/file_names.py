@@ -72,4 +72,4 @@ def natural_key(name: str) -> tuple[Any, ...]:
     for index in range(1, len(parts), 2):
         digits = parts[index].lstrip("0")
         parts[index] = (len(digits), digits)
-    return (*parts, name)
+    return tuple(parts), name

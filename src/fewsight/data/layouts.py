@@ -22,7 +22,7 @@ from fewsight.data.class_names import name_clashes
 from fewsight.data.collection import Collection, Row
 from fewsight.data.file_names import display_name
 from fewsight.data.label_csv import choose_root, read_label_file, resolve
-from fewsight.data.mask_files import is_mask_folder, masks_of, photos_of
+from fewsight.data.mask_files import is_mask_folder, masks_of, part_masks
 from fewsight.data.walk import Folder, canonical_suffix, list_folder, walk_folders
 from fewsight.errors import InvalidInput
 
@@ -125,9 +125,9 @@ class _Walker:
             skip=lambda path: is_mask_folder(self.root, path),
         )
         for folder in stream:
-            photos = photos_of(folder)
-            self.suffixes.update(canonical_suffix(name) for name in photos)
-            yield replace(folder, photos=photos)
+            parted = part_masks(folder)
+            self.suffixes.update(canonical_suffix(name) for name in parted.photos)
+            yield parted
 
     def holds_photos(self, start: bytes) -> bool:
         """Whether a photo lies anywhere below."""

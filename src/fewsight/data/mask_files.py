@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from dataclasses import replace
 
 from fewsight.data.walk import Folder
 
-__all__ = ["is_mask_folder", "masks_of", "photos_of"]
+__all__ = ["is_mask_folder", "masks_of", "part_masks"]
 
 _SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 _MASKS, _IMAGES, _BESIDE = b"masks", b"images", b"_mask"
 
 
-def photos_of(folder: Folder) -> tuple[bytes, ...]:
-    """The photos of a folder without the `NAME_mask.png` of those."""
+def part_masks(folder: Folder) -> Folder:
+    """The folder with the `NAME_mask.png` of its photos among `masks`, no longer among `photos`."""
+    if not any(_stem(name).endswith(_BESIDE) for name in folder.photos):
+        return folder
     stems = {_stem(name) for name in folder.photos} | set(folder.photos)
-    return tuple(
+    masks = {
         name
         for name in folder.photos
-        if not (
-            _is_mask_name(name) and _stem(name).endswith(_BESIDE) and _stem(name)[: -len(_BESIDE)] in stems
-        )
-    )
+        if _is_mask_name(name) and (stem := _stem(name)).endswith(_BESIDE) and stem[: -len(_BESIDE)] in stems
+    }
+    photos = tuple(name for name in folder.photos if name not in masks)
+    return replace(folder, photos=photos, masks=tuple(name for name in folder.photos if name in masks))
 
 
 def masks_of(root: str, folder: Folder) -> dict[bytes, bytes]:
@@ -86,7 +88,7 @@ def _files(root: str, path: bytes) -> Iterator[bytes]:
 
 
 def _names(root: str, place: bytes, folder: Folder) -> tuple[bytes, ...]:
-    return folder.photos if place == folder.path else _listed(root, place)
+    return folder.masks if place == folder.path else _listed(root, place)
 
 
 def _listed(root: str, place: bytes) -> tuple[bytes, ...]:
@@ -106,4 +108,5 @@ def _is_mask_name(name: bytes) -> bool:
 
 
 def _stem(name: bytes) -> bytes:
-    return os.fsencode(PurePosixPath(os.fsdecode(name)).stem)
+    stem, dot, _ = name.rpartition(b".")
+    return stem if dot and stem else name

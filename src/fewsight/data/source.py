@@ -8,6 +8,7 @@ tried again a few times. Whatever is wrong becomes `UnreadableImage` with the st
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import time
@@ -23,7 +24,9 @@ TRANSIENT = {
     for name in ("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "ECONNRESET", "EHOSTDOWN")
     if hasattr(errno, name)
 }
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 REASONS = {
+    errno.EISDIR: "not a regular file (a folder)",
     errno.ENOENT: "file not found",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -72,9 +75,7 @@ def leaves_folder(path: str | os.PathLike[str], root: str | Path) -> bool:
 
 
 def _read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-    with os.fdopen(handle, "rb", buffering=0) as file:
+    with _open(path) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise UnreadableImage(f"not a regular file ({_kind(found.st_mode)})")
@@ -91,6 +92,11 @@ def _read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise UnreadableImage(f"file too large: more than {max_bytes:,} bytes", status="refused")
     return bytes(content)
+
+
+def _open(path: str | os.PathLike[str]) -> io.FileIO:
+    """A file for reading, without waiting for the other end of a pipe."""
+    return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _WITHOUT_WAITING))
 
 
 def _kind(mode: int) -> str:
@@ -114,8 +120,7 @@ def _reason(path: str | os.PathLike[str], error: OSError) -> str:
 def read_head(path: str | os.PathLike[str], count: int) -> bytes:
     """The first bytes of a regular file; none where it cannot be read or is something else."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb", buffering=0) as file:
-            return file.read(count) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+        with _open(path) as file:
+            return file.read(count) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return b""

@@ -76,11 +76,13 @@ class Folder:
         path: relative to the root, `b""` for the root itself, `/` between folders.
         photos: names of its photos, in natural order.
         folders: names of its folders, in natural order.
+        masks: names of masks that lie beside its photos.
     """
 
     path: bytes
     photos: tuple[bytes, ...] = ()
     folders: tuple[bytes, ...] = ()
+    masks: tuple[bytes, ...] = ()
 
     def inside(self, name: bytes) -> bytes:
         """The path of a file or folder in it."""

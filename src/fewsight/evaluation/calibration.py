@@ -64,11 +64,13 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, bounds: tuple[float, floa
     margins = _margins(logits, labels)
     if not len(margins):
         raise InvalidInput("logits has no row whose true class was scored; a temperature needs at least one.")
-    # The signs decide at both ends, also where the slope is too small for floating point.
-    if (margins >= 0).all() or _slope(margins, 1 / high)[0] >= 0:
+    # Where all signs agree they decide: the slope may be too small for floating point.
+    if (margins >= 0).all():
         return float(high)
     if (margins <= 0).all() or _slope(margins, 1 / low)[0] <= 0:
         return float(low)
+    if _slope(margins, 1 / high)[0] >= 0:
+        return float(high)
     return 1 / _root(margins, 1 / high, 1 / low)
 
 

@@ -1,7 +1,7 @@
 """Logistic regression on the support, solved to convergence.
 
-The classifier of the low-shot protocol (Assran et al. 2022, "Masked Siamese Networks", arXiv 2204.07141, section 4;
-their logistic_eval.py): multinomial, no intercept, each sample centred over its own features and brought to unit length.
+The classifier of the low-shot protocol (Assran et al. 2022, "Masked Siamese Networks", arXiv 2204.07141;
+their logistic_eval.py): multinomial, no intercept, each sample centred over its own features and at unit length.
 
     minimise over W   sum_i CE(W x_i, y_i) + (penalty / 2) ||W||^2          (lambda = penalty / n in their terms)
 

@@ -115,7 +115,8 @@ def leave_one_out_logits(
 
     Differs from `prototype_logits`: the cosine has no epsilon.
 
-    >>> leave_one_out_logits(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]), metric="euclidean", scale=1.0)
+    >>> features, labels = torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])
+    >>> leave_one_out_logits(features, labels, metric="euclidean", scale=1.0)
     tensor([[ -4., -25.],
             [ -4.,  -9.],
             [-16., -inf]])

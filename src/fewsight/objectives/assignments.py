@@ -87,8 +87,10 @@ def assign(
     scores = at_least_float32(scores)
     if center is not None:
         check_shapes(scores=(scores, "... K"), center=(center, "K"))
-        scores = scores - center.to(scores.dtype)
-    return torch.softmax(scores.div(temperature), dim=-1)
+        # One pass: (scores - center) / temperature.
+        shift = center.to(scores.dtype) / -temperature
+        return torch.softmax(torch.add(shift, scores, alpha=1 / temperature), dim=-1)
+    return torch.softmax(scores / temperature, dim=-1)
 
 
 @torch.no_grad()

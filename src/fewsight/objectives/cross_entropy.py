@@ -4,11 +4,13 @@
 
 A student view that meets several teacher views needs the sum T of their targets only, as the cross-entropy is
 linear in them: value `n logsumexp(x) - <T, x>`, gradient `n softmax(x) - T`, for n = sum of T. Rows are swept in
-blocks, so that besides the gradient itself no copy of the logits is made, in the forward or the backward pass.
+blocks, so that besides the gradient itself no copy of the logits is made, in the forward or the backward pass;
+targets can be made block by block as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +23,12 @@ from fewsight.objectives.blocks import at_least_float32, row_blocks
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
-__all__ = ["patch_cross_entropy", "row_cross_entropy", "view_cross_entropy"]
+__all__ = [
+    "patch_cross_entropy",
+    "row_cross_entropy",
+    "streamed_view_cross_entropy",
+    "view_cross_entropy",
+]
 
 
 def view_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -39,27 +46,42 @@ def view_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> 
     Raises:
         InvalidInput: fewer student than target views, no pair, wrong shapes.
     """
-    sizes = check_shapes(student=(student, "V B K"), targets=(targets, "G B K"))
+    G = check_shapes(student=(student, "V B K"), targets=(targets, "G B K"))["G"]
+    targets = targets.detach()
+    return streamed_view_cross_entropy(student, G, lambda rows: targets[:, rows], temperature)
+
+
+def streamed_view_cross_entropy(
+    student: Tensor, target_views: int, targets_of: Callable[[slice], Tensor], temperature: float
+) -> Tensor:
+    """`view_cross_entropy` of targets that are made block by block, `[G, rows, K]` for a slice of images.
+
+    They are asked for once in the forward pass and once in the backward pass, and must be the same.
+    """
+    V, B, _ = check_shapes(student=(student, "V B K")).values()
     check_positive(temperature=temperature)
-    V, B, G = sizes["V"], sizes["B"], sizes["G"]
+    G = target_views
     pairs = G * V - G
     if V < G or pairs < 1 or B < 1:
         raise InvalidInput(
             f"student has {V} views of {B} images and targets {G} views; expected at least one image, as many "
             "student as target views, and two views in all."
         )
-    targets = targets.detach()
-    every = targets.sum(dim=0) if V > G else targets[0]
-    others = [_sum_of_others(targets, view) for view in range(G)] + [every] * (V - G)
     masses = [G - 1] * G + [G] * (V - G)
-    rows = _FusedCrossEntropy.apply(student, temperature, masses, *others)
+    rows = _FusedCrossEntropy.apply(student, temperature, masses, lambda rows: _met(targets_of(rows), V))
     return rows.sum() / (pairs * global_rows(B, student.device))
 
 
-def _sum_of_others(targets: Tensor, view: int) -> Tensor:
-    if len(targets) == 2:
-        return targets[1 - view]
-    return torch.cat([targets[:view], targets[view + 1 :]]).sum(dim=0)
+def _met(targets: Tensor, views: int) -> list[Tensor | None]:
+    """For each student view the sum of the targets of other views; None where there are none."""
+    G = len(targets)
+    if G == 1:
+        return [None, *targets.expand(views - 1, -1, -1)]
+    if G == 2:
+        others = [targets[1], targets[0]]
+    else:
+        others = [torch.cat([targets[:view], targets[view + 1 :]]).sum(dim=0) for view in range(G)]
+    return [*others, *([targets.sum(dim=0)] * (views - G) if views > G else [])]
 
 
 def row_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -74,9 +96,8 @@ def row_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Te
             f"targets has shape {list(targets.shape)}; expected that of the logits, {list(logits.shape)}."
         )
     K = logits.shape[-1]
-    rows = _FusedCrossEntropy.apply(
-        logits.reshape(1, -1, K), temperature, [1], targets.detach().reshape(-1, K)
-    )
+    flat = targets.detach().reshape(-1, K)
+    rows = _FusedCrossEntropy.apply(logits.reshape(1, -1, K), temperature, [1], lambda rows: [flat[rows]])
     return rows.view(logits.shape[:-1])
 
 
@@ -99,41 +120,50 @@ def patch_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, temperatu
     return (rows * weights.to(rows.dtype)).sum() / global_rows(max(1, counts.numel()), rows.device)
 
 
+# The targets of each of V views for a slice of rows; views that meet no target have None.
+TargetsOf = Callable[[slice], Sequence[Tensor | None]]
+
+
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Rows `[V, R]` of `mass * logsumexp(x) - <targets, x>` for logits `[V, R, K]` and V targets `[R, K]`."""
+    """Rows `[V, R]` of `-<targets, log softmax(x)>` for logits `[V, R, K]`; targets of a view sum to its mass."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, temperature: float, masses: list[int], *targets: Tensor) -> Tensor:
-        V, R, K = logits.shape
-        losses = at_least_float32(logits.new_zeros(V, R))
-        tops, sums = torch.zeros_like(losses), torch.ones_like(losses)
-        for view, mass in enumerate(masses):
-            for rows in row_blocks(R if mass else 0, K, logits.device, scale=0.5):
-                x = at_least_float32(logits[view, rows]) * (1 / temperature)
-                top = tops[view, rows] = x.amax(dim=1)
-                # Shifted by the maximum before the product, lest large logits cancel.
-                x.sub_(top[:, None])
-                product = torch.linalg.vecdot(x, targets[view][rows].to(x.dtype))
-                total = sums[view, rows] = x.exp_().sum(dim=1)
-                losses[view, rows] = mass * total.log() - product
-        ctx.save_for_backward(logits, tops, sums, *targets)
-        ctx.temperature, ctx.masses = temperature, masses
+    def forward(
+        ctx: Any, logits: Tensor, temperature: float, masses: Sequence[int], targets_of: TargetsOf
+    ) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.settings = temperature, masses, targets_of
+        losses = at_least_float32(logits.new_zeros(logits.shape[:2]))
+        for rows in _blocks(logits):
+            for view, targets in enumerate(targets_of(rows)):
+                if targets is not None:
+                    x = _scaled(logits[view, rows], temperature)
+                    log_q = torch.log_softmax(x, dim=1)
+                    losses[view, rows] = -torch.linalg.vecdot(log_q, targets.to(log_q.dtype))
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        logits, tops, sums, *targets = ctx.saved_tensors
-        R, K = logits.shape[1:]
+        (logits,) = ctx.saved_tensors
+        temperature, masses, targets_of = ctx.settings
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        scale = gradients[0] / ctx.temperature
-        for view, mass in enumerate(ctx.masses):
-            if not mass:
-                gradient[view].zero_()
-            for rows in row_blocks(R if mass else 0, K, logits.device, scale=0.5):
-                x = at_least_float32(logits[view, rows]) * (1 / ctx.temperature)
-                x.sub_(tops[view, rows, None]).exp_().mul_(mass / sums[view, rows, None])
-                x.sub_(targets[view][rows].to(x.dtype))
-                torch.mul(x, scale[view, rows, None], out=x)
-                gradient[view, rows] = x
-        return gradient, None, None, *(None for _ in targets)
+        scale = gradients[0] / temperature
+        for rows in _blocks(logits):
+            for view, targets in enumerate(targets_of(rows)):
+                if targets is None:
+                    gradient[view, rows] = 0
+                    continue
+                weight = scale[view, rows, None]
+                q = torch.softmax(_scaled(logits[view, rows], temperature), dim=1)
+                q.mul_(weight * masses[view])
+                gradient[view, rows] = q.addcmul_(targets.to(q.dtype), weight, value=-1)
+        return gradient, None, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    return row_blocks(logits.shape[1], logits.shape[2], logits.device, scale=0.25)
+
+
+def _scaled(block: Tensor, temperature: float) -> Tensor:
+    return at_least_float32(block) * (1 / temperature)

@@ -18,7 +18,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from fewsight.objectives.assignments import AssignmentMethod, assign
-from fewsight.objectives.cross_entropy import view_cross_entropy
+from fewsight.objectives.cross_entropy import streamed_view_cross_entropy, view_cross_entropy
+from fewsight.shapes import check_shapes
 
 __all__ = ["dino_loss"]
 
@@ -52,5 +53,16 @@ def dino_loss(
     >>> round(dino_loss(torch.zeros(3, 2, 8), torch.zeros(2, 2, 8), torch.zeros(8), 0.1, 0.04).item(), 4)
     2.0794
     """
-    targets = assign(teacher, method, teacher_temperature, center, iterations)
-    return view_cross_entropy(student, targets, student_temperature)
+    if method == "sinkhorn":
+        targets = assign(teacher, method, teacher_temperature, center, iterations)
+        return view_cross_entropy(student, targets, student_temperature)
+    check_shapes(student=(student, "V B K"), teacher=(teacher, "G B K"))
+    teacher = teacher.detach()
+    # The caller may move its centre before the backward pass.
+    center = None if center is None else center.detach().clone()
+
+    def targets_of(rows: slice) -> Tensor:
+        return assign(teacher[:, rows], method, teacher_temperature, center)
+
+    targets_of(slice(0, 0))  # wrong settings are told before any work
+    return streamed_view_cross_entropy(student, len(teacher), targets_of, student_temperature)

@@ -55,13 +55,14 @@ class _ContrastiveSum(torch.autograd.Function):
         with torch.autocast(queries.device.type, enabled=False):
             for rows in row_blocks(len(queries), len(keys), queries.device):
                 block = queries[rows] / temperature
-                loss, softmax = _softmax_block(block, keys, positives[rows], itself, rows)
+                loss, exponentials, sums = _block(block, keys, positives[rows], itself, rows)
                 total += loss
+                # The softmax is exponentials / sums: small matrices are divided in place of the large one.
                 if query_gradient is not None:
-                    torch.mm(softmax, keys, out=query_gradient[rows])
-                    query_gradient[rows] -= keys[positives[rows]]
+                    product = torch.mm(exponentials, keys).div_(sums)
+                    query_gradient[rows] = product.sub_(keys[positives[rows]])
                 if key_gradient is not None:
-                    key_gradient.addmm_(softmax.T, block)
+                    key_gradient.addmm_(exponentials.T, block / sums)
                     key_gradient.index_add_(0, positives[rows], block, alpha=-1)
         if query_gradient is not None:
             query_gradient /= temperature
@@ -75,15 +76,14 @@ class _ContrastiveSum(torch.autograd.Function):
         return *products, None, None, None
 
 
-def _softmax_block(
+def _block(
     block: Tensor, keys: Tensor, positives: Tensor, itself: Tensor | None, rows: slice
-) -> tuple[Tensor, Tensor]:
-    """Summed loss and softmax `[m, N]` of a block of scaled queries `[m, D]`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss, exponentials `[m, N]` and their sums `[m, 1]` of a block of scaled queries `[m, D]`."""
     scores = block @ keys.T
     if itself is not None:
         scores.scatter_(1, itself[rows, None], -torch.inf)
-    top = scores.amax(dim=1, keepdim=True)
-    scores.sub_(top)
+    scores.sub_(scores.amax(dim=1, keepdim=True))
     positive = scores.gather(1, positives[:, None])
     sums = scores.exp_().sum(dim=1, keepdim=True)
-    return (sums.log() - positive).sum(), scores.div_(sums)
+    return (sums.log() - positive).sum(), scores, sums

@@ -15,6 +15,7 @@ the targets.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -113,10 +114,11 @@ class _PrototypeTerms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(anchors, prototypes, targets)
         ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
         cross_entropy, entropy = anchors.new_zeros(()), anchors.new_zeros(())
         total = anchors.new_zeros(len(prototypes))
         for rows, own in _anchor_blocks(anchors, prototypes, targets):
-            log_q = _log_probabilities(anchors[rows], prototypes, temperature)
+            log_q = torch.log_softmax((anchors[rows] / temperature) @ prototypes.T, dim=1)
             cross_entropy -= torch.dot(targets[own].flatten(), log_q.flatten())
             q = log_q.exp()
             entropy -= torch.dot(q.flatten(), log_q.flatten())
@@ -127,28 +129,45 @@ class _PrototypeTerms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         anchors, prototypes, targets = ctx.saved_tensors
-        cross_entropy, entropy, total = gradients
         anchor_gradient, prototype_gradient = torch.empty_like(anchors), torch.zeros_like(prototypes)
         for rows, own in _anchor_blocks(anchors, prototypes, targets):
-            log_q = _log_probabilities(anchors[rows], prototypes, ctx.temperature)
-            q = log_q.exp()
-            # q (g - <q, g>) is the gradient of what has the gradient g by q; -log q - 1 that of the entropy.
-            by_q = log_q.mul_(-entropy).add_(total)
-            by_scores = by_q.sub_(torch.linalg.vecdot(q, by_q)[:, None]).add_(cross_entropy).mul_(q)
-            by_scores.sub_(targets[own] * cross_entropy).div_(ctx.temperature)
+            scores = (anchors[rows] / ctx.temperature) @ prototypes.T
+            by_scores = _score_gradient(scores, targets[own], *gradients)
             torch.mm(by_scores, prototypes, out=anchor_gradient[rows])
             prototype_gradient.addmm_(by_scores.T, anchors[rows])
-        return anchor_gradient, prototype_gradient, None, None
+        return anchor_gradient.div_(ctx.temperature), prototype_gradient.div_(ctx.temperature), None, None
 
 
-def _anchor_blocks(anchors: Tensor, prototypes: Tensor, targets: Tensor) -> Any:
+def _score_gradient(
+    scores: Tensor,
+    targets: Tensor,
+    cross_entropy: Tensor | None,
+    entropy: Tensor | None,
+    total: Tensor | None,
+) -> Tensor:
+    """Gradient `[m, K]` by the scores of a block, from those of the three sums; a sum nobody used has None.
+
+    `q (g - <q, g>)` is the gradient of what has the gradient g by q: `total` for the sum of q, `-log q - 1` for
+    the entropy, where the constant cancels. The cross-entropy adds `q - p`.
+    """
+    q = torch.softmax(scores, dim=1)
+    weight = q.new_zeros(()) if cross_entropy is None else cross_entropy
+    row = weight.expand(len(q))
+    if total is not None:
+        row = row - q @ total
+    by_scores = q * row[:, None]
+    if total is not None:
+        by_scores.addcmul_(q, total)
+    if entropy is not None:
+        log_q = torch.log_softmax(scores, dim=1)
+        log_q.sub_(torch.linalg.vecdot(q, log_q)[:, None])
+        by_scores.addcmul_(q, log_q * -entropy)
+    return by_scores.addcmul_(targets, weight, value=-1)
+
+
+def _anchor_blocks(anchors: Tensor, prototypes: Tensor, targets: Tensor) -> Iterator[tuple[slice, slice]]:
     """Rows of anchors and the rows of the targets that belong to them, view by view."""
     B = len(targets)
     for start in range(0, len(anchors), B):
         for own in row_blocks(B, len(prototypes), anchors.device):
             yield slice(start + own.start, start + own.stop), own
-
-
-def _log_probabilities(anchors: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-    scores = (anchors / temperature) @ prototypes.T
-    return torch.log_softmax(scores, dim=1)

@@ -101,6 +101,4 @@ def _drawings(
     if row.reasons is None or not row.reasons.patches:
         return []
     classes = (row.reasons.label, row.reasons.runner_up)
-    return draw_matches(
-        album, row.file, row.reasons.patches, labels_of, classes=classes, transform=transform
-    )
+    return draw_matches(album, row.file, row.reasons.patches, labels_of, classes=classes, transform=transform)

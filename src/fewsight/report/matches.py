@@ -118,16 +118,12 @@ def _fitted(picture: Thumbnail, file: str, x: float, y: float, height: float) ->
     return Placed(picture, file, x + (BOX - wide) / 2, y + (height - high) / 2, wide, high)
 
 
-def _in_photo(
-    place: tuple[float, float], photo: Placed, transform: Transform | None
-) -> tuple[float, float]:
+def _in_photo(place: tuple[float, float], photo: Placed, transform: Transform | None) -> tuple[float, float]:
     left, top, right, bottom = seen_box(photo.width, photo.height, transform)
     return left + place[0] * (right - left), top + place[1] * (bottom - top)
 
 
-def seen_box(
-    width: float, height: float, transform: Transform | None
-) -> tuple[float, float, float, float]:
+def seen_box(width: float, height: float, transform: Transform | None) -> tuple[float, float, float, float]:
     """The part of a photo that the backbone saw: left, top, right, bottom as shares of the photo.
 
     >>> seen_box(200, 100, Transform(size=(224, 224), crop_fraction=1.0))

@@ -95,9 +95,8 @@ def render(template: str, **values: Any) -> Markup:
 def render_page(page: Page) -> str:
     """The page as text; see the module's docstring for what it promises."""
     style, script = _inline(STYLES), _inline(SCRIPTS)
-    return render(
-        "page.html", page=page, style=style, script=script, policy=_policy(str(style), str(script))
-    )
+    policy = _policy(str(style), str(script))
+    return str(render("page.html", page=page, style=style, script=script, policy=policy))
 
 
 def write_page(path: Path | str, page: Page) -> int:

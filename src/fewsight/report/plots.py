@@ -82,9 +82,7 @@ def risk_coverage(rows: Sequence[Prediction], *, points: int = 200) -> RiskCover
     return RiskCoverage(tuple(coverage), tuple(risk), len(judged), wrong)
 
 
-def curve_path(
-    xs: Sequence[float], ys: Sequence[float], *, width: float, height: float, top: float
-) -> str:
+def curve_path(xs: Sequence[float], ys: Sequence[float], *, width: float, height: float, top: float) -> str:
     """An SVG path through (x, y): x in [0, 1] to `width`, y in [0, `top`] to `height`, y upwards.
 
     >>> curve_path([0, 1], [0, 0.5], width=100, height=50, top=1)

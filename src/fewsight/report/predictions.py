@@ -274,9 +274,7 @@ def _truth(predictions: Predictions, facts: RunFacts) -> Iterator[Section]:
         class_index={name: index for index, name in enumerate(predictions.classes)},
         none=NONE_OF_THESE,
         curve=curve,
-        path=curve_path(
-            (0, *curve.coverage), (curve.risk[0], *curve.risk), width=480, height=200, top=top
-        ),
+        path=curve_path((0, *curve.coverage), (curve.risk[0], *curve.risk), width=480, height=200, top=top),
         top=top,
         measured=facts.measured,
     )
@@ -300,9 +298,7 @@ def _troubles(predictions: Predictions, album: Album) -> Iterator[Section]:
     yield Section("trouble", "Photos with trouble", body, "None of them stopped the run; each has its row.")
 
 
-def _support(
-    classes: Sequence[str], support: Sequence[SupportPhoto], album: Album
-) -> Iterator[Section]:
+def _support(classes: Sequence[str], support: Sequence[SupportPhoto], album: Album) -> Iterator[Section]:
     if not support:
         return
     # photos that speak for some answer are in the album already and must be shown: cards copy them from here
@@ -341,5 +337,3 @@ def _run(facts: RunFacts) -> Iterator[Section]:
     if facts.settings or facts.licences or facts.command:
         body = render("run.html", facts=facts)
         yield Section("run", "What was run", body, "Enough to repeat it; run.yaml holds the rest.")
-
-

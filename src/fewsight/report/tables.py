@@ -50,9 +50,7 @@ def class_counts(
     for index, name in enumerate(classes):
         in_doubt, fairly_sure, sure = (found[name, level] for level in CERTAINTIES)
         counts.append(
-            ClassCount(
-                name, index, given[name], in_doubt + fairly_sure + sure, sure, fairly_sure, in_doubt
-            )
+            ClassCount(name, index, given[name], in_doubt + fairly_sure + sure, sure, fairly_sure, in_doubt)
         )
     return sorted(counts, key=lambda count: -count.found)
 
