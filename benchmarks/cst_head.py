@@ -44,7 +44,9 @@ def plain_tokens(query: Tensor, cls: Tensor, support: Tensor) -> Tensor:
     return tokens.reshape(B, HEADS * L, *tokens.shape[3:])
 
 
-def plain_head(head: CorrelationTransformer, tokens: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def plain_head(
+    head: CorrelationTransformer, tokens: Tensor, mask: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
     """The head as the paper describes it, with the parameters of ours."""
     x = tokens
     for block in head.corrtransformer:
@@ -115,7 +117,9 @@ def main() -> None:
     """Run and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seen", type=float, default=0.25, help="share of the support image that is foreground")
+    parser.add_argument(
+        "--seen", type=float, default=0.25, help="share of the support image that is foreground"
+    )
     parser.add_argument("--grid", type=int, default=50, help="patches along a side")
     parser.add_argument("--memory-mib", type=float, default=8.0)
     options = parser.parse_args()
@@ -156,7 +160,9 @@ def main() -> None:
         inference = compare(
             {"plain": plain, "ours": ours, "ours_cached": ours_cached, "ours_half": ours_half}, options.rounds
         )
-    training = compare({"plain": lambda: step(plain), "ours": lambda: step(ours)}, max(2, options.rounds // 2))
+    training = compare(
+        {"plain": lambda: step(plain), "ours": lambda: step(ours)}, max(2, options.rounds // 2)
+    )
     report = {
         "seen": [int(s.sum()) for s in seen],
         "largest_difference": difference,

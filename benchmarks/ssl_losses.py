@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import DINOLoss, MSNLoss, NTXentLoss
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
-from measure import compare, table
 from torch import Tensor
 
 from fewsight.objectives.assignments import sinkhorn
 from fewsight.objectives.dino import dino_loss
 from fewsight.objectives.msn import msn_loss
 from fewsight.objectives.simclr import nt_xent
+from measure import compare, table
 
 Calls = dict[str, Callable[[], tuple[Tensor, ...]]]
 
@@ -62,7 +62,9 @@ def dino_calls() -> tuple[Calls, float]:
 
     def lightly(logits: Tensor) -> Tensor:
         # The peer changes its centre in each call, so each call has a fresh one.
-        peer = DINOLoss(output_dim=K, warmup_teacher_temp=0.04, teacher_temp=0.04, warmup_teacher_temp_epochs=1)
+        peer = DINOLoss(
+            output_dim=K, warmup_teacher_temp=0.04, teacher_temp=0.04, warmup_teacher_temp_epochs=1
+        )
         return peer(list(teacher), list(logits.unbind()), epoch=0)
 
     return {
@@ -121,8 +123,9 @@ def main() -> None:
         calls, limit = CASES[name]()
         difference = largest_difference(calls)
         costs = compare(calls, options.repetitions)
-        head = f"{name}: relative difference {difference:.1e}\n\n| | time | peak | faster | leaner |\n|---|---|---|---|---|"
-        parts.append(f"{head}\n{table(costs, next(iter(calls)), limit)}\n")
+        head = "| | time | peak | faster | leaner |\n|---|---|---|---|---|"
+        rows = table(costs, next(iter(calls)), limit)
+        parts.append(f"{name}: relative difference {difference:.1e}\n\n{head}\n{rows}\n")
         print(parts[-1], flush=True)
     if options.out is not None:
         options.out.write_text("\n".join(parts), encoding="utf-8")

@@ -57,7 +57,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def run_stages(options: argparse.Namespace) -> None:
     """Run the wanted stages in order, each from the one before."""
-    targets = Targets(options.work, options.blocks)
+    targets = Targets(options.work, options.blocks, options.rows)
     teacher = {name: tensor.float() for name, tensor in load_file(options.data / TEACHER).items()}
     before = None
     for name in options.stages:
@@ -118,6 +118,7 @@ def main() -> None:
         sub.add_argument("--blocks", type=int, nargs="+", default=[0])
         if name == "train":
             sub.add_argument("--stages", nargs="+", default=["a", "b", "c"], choices=sorted(STAGES))
+            sub.add_argument("--rows", type=int, nargs="+", help="views of each block that are used (default: all)")
             sub.add_argument("--steps", type=int, help="in place of the stage's own")
     options = parser.parse_args()
     torch.set_num_threads(1)

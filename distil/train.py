@@ -24,6 +24,7 @@ from fewsight.backbones.bundled import BundledBackbone
 from fewsight.backbones.features import Features
 from fewsight.seeding import numpy_generator, torch_generator
 
+SETTLING = 3  # stages that may stand still in the end, to stride 8
 WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
 LOG_EVERY, KEEP_EVERY = 25, 200
 FITTED_ON = 16_000  # rows of the first block for the principal components of pooled features
@@ -41,26 +42,30 @@ class Stage:
     learning_from: int = 7  # first trunk stage that learns; 7: none; -1: all with the stem
     kept: int = GRID * GRID  # patches that the blocks see, but for the last fifth of the steps
     sizes: tuple[int, ...] = (128,)  # input sides, drawn anew for each step
+    settled: int | None = None  # step after which stem and first stages stand still: their backward pass is dearest
     batch: int = 64
 
 
 STAGES = {
     "a": Stage("a", "late", 1200, 1e-3, kept=20),
     "b": Stage("b", "early", 500, 5e-4, 0.2, 5),
-    "c": Stage("c", "views", 1000, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192)),
+    "c": Stage("c", "views", 800, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192), settled=200),
 }
 
 
 class Targets:
     """Stored arrays of some blocks of views, read row by row."""
 
-    def __init__(self, folder: Path, blocks: list[int], rows: int | None = None) -> None:
-        names = {"early", "late", "pooled", "dense"}
+    def __init__(self, folder: Path, blocks: list[int], rows: list[int] | None = None) -> None:
+        names = ("views", "early", "late", "pooled", "dense")
+        limits = rows or [None] * len(blocks)
         self.parts = {
-            name: [numpy.load(folder / f"{name}_{b}.npy", mmap_mode="r")[:rows] for b in blocks]
+            name: [
+                numpy.load(folder / f"{name}_{b}.npy", mmap_mode="r")[:limit]
+                for b, limit in zip(blocks, limits, strict=True)
+            ]
             for name in names
         }
-        self.parts["views"] = [numpy.load(folder / f"views_{b}.npy", mmap_mode="r")[:rows] for b in blocks]
         self.ends = numpy.cumsum([len(part) for part in self.parts["pooled"]])
         self.basis = self._pooled_basis(folder / "pooled_basis.pt")
 
@@ -102,6 +107,8 @@ class Run:
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step at the scheduled rate, and the moving average."""
+        if self.step == self.stage.settled:
+            self.settle()
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * _schedule(self.step, self.stage.steps)
         self.optimiser.zero_grad(set_to_none=True)
@@ -111,10 +118,13 @@ class Run:
         self.optimiser.step()
         self.step += 1
         share = 1 - min(EMA, (1 + self.step) / (10 + self.step))
-        learning = {name for name, p in self.student.named_parameters() if p.requires_grad}
         state = self.student.state_dict()
-        names = [name for name in self.average if name in learning]
-        torch._foreach_lerp_([self.average[n] for n in names], [state[n] for n in names], share)
+        torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], share)
+
+    def settle(self) -> None:
+        """Let the stem and the first stages stand still from now on."""
+        self.student.trunk.stem.requires_grad_(False)
+        self.student.trunk.stages[:SETTLING].requires_grad_(False)
 
     def save(self, path: Path) -> None:
         """Everything needed to go on, written whole or not at all."""
@@ -137,6 +147,8 @@ class Run:
         self.start()
         self.average, self.step = state["average"], state["step"]
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.stage.settled is not None and self.step > self.stage.settled:
+            self.settle()
 
     def start_from(self, path: Path) -> None:
         """Begin with the moving average of an earlier stage."""

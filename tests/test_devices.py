@@ -13,8 +13,9 @@ from fewsight.errors import InvalidInput
         ("fpu avx2", "fp32"),
         ("avx2 avx512_bf16", "bf16"),
         ("amx_bf16 amx_tile", "bf16"),
-        ("amx_bf16 avx512_fp16 amx_tile", "fp16"),
-        ("amx_fp16", "fp16"),
+        ("amx_bf16 avx512_fp16 amx_tile", "bf16"),
+        ("amx_bf16 amx_fp16", "fp16"),
+        ("avx512f avx512_fp16", "fp32"),
         ("asimdhp bf16", "fp32"),
     ],
 )

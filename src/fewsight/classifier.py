@@ -23,9 +23,7 @@ from fewsight.backbones.features import Features, concatenate, pool
 from fewsight.class_labels import class_array, label_sets, membership
 from fewsight.errors import IncompatibleModel, InvalidInput
 from fewsight.evaluation.from_support import (
-    ExpectedAccuracy,
     Threshold,
-    Trust,
     expected_accuracy,
     fit_trust,
     left_out_scores,

@@ -99,6 +99,15 @@ def test_16_bits_are_close_and_given_as_32(backbone, precision):
     assert next(backbone.parameters()).dtype == torch.float32
 
 
+def test_auto_takes_16_bits_only_where_features_stay_the_same(backbone, monkeypatch):
+    monkeypatch.setattr(module, "resolve_precision", lambda *_: torch.bfloat16)
+    assert Encoder(backbone).dtype == torch.bfloat16
+    assert 0.999 < module.agreement(backbone, at_precision(backbone, torch.bfloat16, torch.device("cpu"))) < 1
+    monkeypatch.setattr(module, "AGREEMENT", 1.1)
+    assert Encoder(backbone).dtype == torch.float32
+    assert Encoder(backbone, precision="bf16").dtype == torch.bfloat16  # asked for outright
+
+
 def test_a_copy_is_made_only_where_it_is_needed(backbone):
     cpu = torch.device("cpu")
     assert at_precision(backbone, torch.float32, cpu) is backbone

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fewsight.backbones import architectures, hub, loading, registry
 from fewsight.backbones.architectures import untrained_backbone
@@ -144,12 +144,9 @@ def test_weights_are_those_of_the_file_and_positions_follow_the_table(weights):
     assert backbone.positions == PositionRule(0.1, antialias=False)
     assert backbone.licence == TINY.licence
     assert not backbone.training
-    model = timm.create_model(
-        "vit_tiny_patch16_224",
-        num_classes=3,
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(weights), "hf_hub_id": None, "num_classes": 3},
-    ).eval()
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    model.load_state_dict(load_file(weights), assign=True)
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(backbone(images), model.forward_features(images)[:, 0])
@@ -238,6 +235,26 @@ def test_an_image_size_that_does_not_fit(weights):
     with pytest.raises(InvalidInput, match="64 to 384"):
         load_backbone("fewsight-bundled", device="cpu", image_size=16)
     assert load_backbone("tiny", device="cpu", image_size=(32, 64)).image_size == (32, 64)
+
+
+def test_an_older_layout_is_renamed_by_timm(tmp_path, weights):
+    """A file as DINOv2's authors publish it: with a mask token, which timm's network lacks."""
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "pretrained_cfg": {"num_classes": 3, "classifier": "head"},
+    }
+    tensors = load_file(weights)
+    for extra, fits in (({"mask_token": torch.ones(1, 192)}, True), ({"surprise": torch.ones(1)}, False)):
+        folder = tmp_path / str(fits)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file(tensors | extra, folder / "model.safetensors")
+        if fits:
+            backbone = load_backbone(folder, device="cpu")
+            assert torch.equal(backbone.model.norm.weight, tensors["norm.weight"])
+        else:
+            with pytest.raises(IncompatibleModel, match="do not fit"):
+                load_backbone(folder, device="cpu")
 
 
 # --- fetch

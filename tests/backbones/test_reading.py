@@ -78,9 +78,10 @@ def test_a_pickle_payload_is_not_executed(tmp_path):
         ("plain.bin", lambda value, path: path.write_bytes(pickle.dumps(value))),
     ):
         save({"model": torch.ones(1), "evil": Payload(mark)}, tmp_path / name)
-        with pytest.raises(IncompatibleModel, match=r"mkdir.*nothing was executed") as told:
+        with pytest.raises(IncompatibleModel, match=r"nothing was executed") as told:
             read_tensors(tmp_path / name)
         assert name in str(told.value)
+        assert ("mkdir" in str(told.value)) == (name != "plain.bin")
     assert not mark.exists()
 
 

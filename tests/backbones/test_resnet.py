@@ -39,6 +39,7 @@ def test_pooling_pads_with_minus_infinity():
     assert (_pool(torch.full((1, 1, 4, 4), -3.0)) == -3).all()
 
 
+@pytest.mark.slow
 def test_torchvision_gives_the_same_with_symmetric_padding():
     torchvision = pytest.importorskip("torchvision")
     theirs = torchvision.models.resnet34(weights=None).eval()

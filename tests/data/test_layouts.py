@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,9 @@ def rows(reading) -> list[tuple]:
 
 
 def test_class_folders_in_natural_order_with_groups(tree):
-    reading = read_layout(tree("cat/10.jpg", "cat/9.JPG", "dog/s2/b/1.png", "dog/s2/1.jpeg", "class10/1.jpg", "class9/1.jpg"))
+    reading = read_layout(
+        tree("cat/10.jpg", "cat/9.JPG", "dog/s2/b/1.png", "dog/s2/1.jpeg", "class10/1.jpg", "class9/1.jpg")
+    )
     assert rows(reading) == [
         ("cat/9.JPG", "cat", None, None),
         ("cat/10.jpg", "cat", None, None),
@@ -52,9 +55,13 @@ def test_class_folders_in_natural_order_with_groups(tree):
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "VAL", "test"), ("all",), ("train", "valid")])
 def test_top_folders_named_as_splits_are_splits(tree, names):
-    reading = read_layout(tree(*(f"{name}/{label}/1.jpg" for name in names for label in "ab"), "docs/readme.txt"))
+    reading = read_layout(
+        tree(*(f"{name}/{label}/1.jpg" for name in names for label in "ab"), "docs/readme.txt")
+    )
     expected = {"valid": "val"}
-    assert {p.split for p in reading.collection} == {expected.get(name.lower(), name.lower()) for name in names}
+    assert {p.split for p in reading.collection} == {
+        expected.get(name.lower(), name.lower()) for name in names
+    }
     assert reading.collection.classes == ("a", "b")
 
 
@@ -112,7 +119,7 @@ def test_photos_without_suffix_are_found_by_content(tree, write, picture, encode
 
 def test_an_empty_class_is_an_error_that_names_it_or_is_skipped(tree):
     root = tree("cat/1.jpg", "dog/", "fox/readme.txt")
-    with pytest.raises(InvalidInput, match="'dog'.*'fox'.*--skip-empty"):
+    with pytest.raises(InvalidInput, match=r"'dog'.*'fox'.*--skip-empty"):
         read_layout(root)
     reading = read_layout(root, skip_empty=True)
     assert reading.collection.classes == ("cat",)
@@ -151,7 +158,11 @@ def test_a_pile_is_fine_where_labels_are_not_required(tree):
         ("s1/x/3.jpg", "s1", None, "x"),
     ]
     reading = read_layout(root, labels="none")
-    assert rows(reading) == [("1.jpg", "", None, None), ("s1/2.jpg", "", None, "s1"), ("s1/x/3.jpg", "", None, "s1/x")]
+    assert rows(reading) == [
+        ("1.jpg", "", None, None),
+        ("s1/2.jpg", "", None, "s1"),
+        ("s1/x/3.jpg", "", None, "s1/x"),
+    ]
     assert reading.collection.classes == ()
     assert read_layout(tree() / "1.jpg", labels="optional").collection[0].file == "1.jpg"
 
@@ -165,7 +176,10 @@ def test_photos_beside_class_folders_are_listed_and_left_out(tree):
 
 def test_index_csv_wins(tree):
     root = tree(
-        "x/1.jpg", "x/2.jpg", "x/3.jpg", index="image,labels,split,group\nx/2.jpg,b;a,valid,g\nx/1.jpg,a,train,\ngone.jpg,a,,\n"
+        "x/1.jpg",
+        "x/2.jpg",
+        "x/3.jpg",
+        index="image,labels,split,group\nx/2.jpg,b;a,valid,g\nx/1.jpg,a,train,\ngone.jpg,a,,\n",
     )
     reading = read_layout(root)
     assert rows(reading) == [("x/2.jpg", "b;a", "val", "g"), ("x/1.jpg", "a", "train", None)]
@@ -206,7 +220,13 @@ def test_class_names_that_look_the_same(tree, one, other):
 
 def test_masks_beside_photos(tree):
     root = tree(
-        "cat/1.jpg", "cat/1_mask.png", "cat/2.jpg", "cat/masks/2.png", "dog/3.jpg", "masks/dog/3.jpg.png", "dog/4_mask.png"
+        "cat/1.jpg",
+        "cat/1_mask.png",
+        "cat/2.jpg",
+        "cat/masks/2.png",
+        "dog/3.jpg",
+        "masks/dog/3.jpg.png",
+        "dog/4_mask.png",
     )
     reading = read_layout(root)
     assert {p.file: p.mask and p.mask.relative_to(root).as_posix() for p in reading.collection} == {
@@ -230,16 +250,26 @@ def test_images_beside_masks(tree):
 
 
 def test_hostile_names_are_rows(tmp_path):
-    names = [b"a\nb.jpg", b"q\"'.jpg", b"c,d;.jpg", b"<script>.jpg", "\U0001f98a.jpg".encode(), b"\xff\xfe.jpg", b"x" * 251 + b".jpg"]
+    names = [
+        b"a\nb.jpg",
+        b"q\"'.jpg",
+        b"c,d;.jpg",
+        b"<script>.jpg",
+        "\U0001f98a.jpg".encode(),
+        b"\xff\xfe.jpg",
+        b"x" * 251 + b".jpg",
+    ]
     names += [b"same.jpg", b"same.png", b"back\\slash.jpg", b"sp ace .jpg", b"..jpg.jpg"]
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
-    os.mkdir(folder)
+    Path(os.fsdecode(folder)).mkdir()
     for name in names:
         with os.fdopen(os.open(folder + b"/" + name, os.O_CREAT | os.O_WRONLY), "wb") as file:
             file.write(b"x")
     collection = read_layout(tmp_path).collection
     # a name that starts with a dot is hidden
-    assert sorted(collection.files) == sorted(b"caf\xe9/" + name for name in names if not name.startswith(b"."))
+    assert sorted(collection.files) == sorted(
+        b"caf\xe9/" + name for name in names if not name.startswith(b".")
+    )
     assert collection.classes == ("caf\\xe9",)
     assert len({collection.file(n) for n in range(len(collection))}) == len(collection)
 
@@ -256,7 +286,12 @@ def test_links_pipes_and_circles(tree, tmp_path):
     os.mkfifo(root / "cat" / "pipe.jpg")
     os.mkfifo(root / "cat" / "pipe")
     reading = read_layout(root)
-    assert [p.file for p in reading.collection] == ["cat/1.jpg", "cat/broken.jpg", "cat/circle.jpg", "cat/pipe.jpg"]
+    assert [p.file for p in reading.collection] == [
+        "cat/1.jpg",
+        "cat/broken.jpg",
+        "cat/circle.jpg",
+        "cat/pipe.jpg",
+    ]
     assert reading.ignored["links to folders"] == 2
     followed = read_layout(root, follow_links=True)
     assert "linked/2.jpg" in [p.file for p in followed.collection]

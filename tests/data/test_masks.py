@@ -73,13 +73,15 @@ def test_ids_above_255(photo):
 
 
 def test_another_size_is_an_error_with_both(photo):
-    with pytest.raises(InvalidInput, match="3 x 2.*4 x 2.*upright"):
+    with pytest.raises(InvalidInput, match=r"3 x 2.*4 x 2.*upright"):
         label_map(photo(BINARY), (2, 4), ["cat"])
 
 
 def test_colours_and_damage_are_errors(photo, tmp_path):
     with pytest.raises(InvalidInput, match="colours"):
-        label_map(photo(numpy.random.default_rng(0).integers(0, 9, (4, 4, 3), dtype=numpy.uint8)), (4, 4), ["cat"])
+        label_map(
+            photo(numpy.random.default_rng(0).integers(0, 9, (4, 4, 3), dtype=numpy.uint8)), (4, 4), ["cat"]
+        )
     grey = photo(numpy.repeat(BINARY[:, :, None], 3, axis=2))
     assert mask_values(grey.mask).tolist() == BINARY.tolist()
     (tmp_path / "mask.png").write_bytes(b"x")

@@ -41,7 +41,9 @@ def test_no_other_temperature_is_more_likely():
     labels = labels_of(logits)
     temperature = fit_temperature(logits, labels)
     best = negative_log_likelihood(logits, labels, temperature)
-    assert all(negative_log_likelihood(logits, labels, temperature * f) >= best for f in (0.9, 0.999, 1.001, 1.1))
+    assert all(
+        negative_log_likelihood(logits, labels, temperature * f) >= best for f in (0.9, 0.999, 1.001, 1.1)
+    )
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3, 1e6])
@@ -92,7 +94,9 @@ def test_auroc_is_the_share_of_pairs():
     scores = (drawn(40) * 3).round()
     positives = drawn(40, seed=1) > 0
     pairs = scores[positives][:, None] - scores[~positives][None]
-    assert auroc(scores, positives) == pytest.approx(float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2))
+    assert auroc(scores, positives) == pytest.approx(
+        float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2)
+    )
     assert auroc(-scores, positives) == pytest.approx(1 - auroc(scores, positives))
     assert math.isnan(auroc(scores, torch.ones(40, dtype=torch.bool)))
     assert auroc(torch.tensor([math.inf, -math.inf]), torch.tensor([True, False])) == 1
@@ -124,7 +128,9 @@ def test_full_conformal_is_brute_force():
         for q, query in enumerate(queries):
             for column, label in enumerate((2, 5, 8)):
                 joined = torch.cat([labels, torch.tensor([label])])
-                logits = leave_one_out_logits(torch.cat([features, query[None]]), joined, metric=metric, scale=2.0)
+                logits = leave_one_out_logits(
+                    torch.cat([features, query[None]]), joined, metric=metric, scale=2.0
+                )
                 own = joined[:, None] == torch.tensor([2, 5, 8])
                 misfit = logits.masked_fill(own, -math.inf).amax(1) - logits[own]
                 assert found[q, column] == pytest.approx(float((misfit >= misfit[-1]).double().mean()))
@@ -141,7 +147,9 @@ def test_full_conformal_extremes():
     assert ((one_class >= 0.2) & (one_class <= 1)).all()
     assert full_conformal_p_values(drawn(4, 3), torch.tensor([0, 0, 1, 1]), drawn(0, 3)).shape == (0, 2)
     one_shot = full_conformal_p_values(drawn(5, 3), torch.arange(5), drawn(9, 3, seed=1))
-    assert (one_shot >= 5 / 6).all()  # the four others score infinity under each candidate: nothing can be promised
+    assert (
+        one_shot >= 5 / 6
+    ).all()  # the four others score infinity under each candidate: nothing can be promised
 
 
 def test_jackknife_plus_counts_strictly():
@@ -176,7 +184,9 @@ def test_ranks_are_exact_where_floating_point_is_not():
         lambda: conformal_sets(torch.zeros(1, 2), torch.zeros(3)),
         lambda: jackknife_plus_sets(torch.zeros(3), torch.zeros(2, 1, 2), alpha=0.1),
         lambda: full_conformal_p_values(torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros(1, 4)),
-        lambda: full_conformal_p_values(torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros(1, 3), metric="l1"),
+        lambda: full_conformal_p_values(
+            torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros(1, 3), metric="l1"
+        ),
     ],
 )
 def test_wrong_input(call):

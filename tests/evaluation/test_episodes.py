@@ -37,5 +37,5 @@ def test_ties_are_with_the_best_of_the_group():
     [([1.0], [1.0]), ([[1.0]], [[1.0, 2.0]]), ([[1.0]], [[-1.0]]), ([[float("nan")]], [[1.0]]), ([[]], [[]])],
 )
 def test_errors(means, widths):
-    with pytest.raises(InvalidInput, match="means|half_widths"):
+    with pytest.raises(InvalidInput, match=r"means|half_widths"):
         leaderboard_ranks(means, widths)

@@ -22,7 +22,9 @@ def task(shots: int, ways: int = 5, seed: int = 0, queries: int = 0, spread: flo
     features = centres[labels] + spread * noise
     is_query = torch.arange(len(labels)) % (shots + queries) >= shots
     support = Support(
-        Features(cls=features[~is_query]), membership_from_labels(labels[~is_query]), tuple("abcdefghij"[:ways])
+        Features(cls=features[~is_query]),
+        membership_from_labels(labels[~is_query]),
+        tuple("abcdefghij"[:ways]),
     )
     return support, features[is_query], labels[is_query]
 
@@ -149,7 +151,9 @@ def test_few_classes(ways, shots):
 
 
 def test_equal_photos_give_finite_trust():
-    support = Support(Features(cls=torch.ones(6, 4)), membership_from_labels(torch.arange(6) % 3), tuple("abc"))
+    support = Support(
+        Features(cls=torch.ones(6, 4)), membership_from_labels(torch.arange(6) % 3), tuple("abc")
+    )
     trust, scores = fitted(support)
     assert torch.isfinite(trust.probabilities(scores)).all()
 
@@ -179,5 +183,8 @@ def test_heads_without_a_closed_form_are_left_out_one_by_one():
 
     support, _, _ = task(3)
     torch.testing.assert_close(
-        left_out_scores(Slow(), support).double(), left_out_scores(Prototypes(), support), rtol=1e-5, atol=1e-6
+        left_out_scores(Slow(), support).double(),
+        left_out_scores(Prototypes(), support),
+        rtol=1e-5,
+        atol=1e-6,
     )

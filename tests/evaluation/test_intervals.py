@@ -6,7 +6,13 @@ import numpy
 import pytest
 
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.intervals import Interval, compare, group_bootstrap, mean_interval, proportion_interval
+from fewsight.evaluation.intervals import (
+    Interval,
+    compare,
+    group_bootstrap,
+    mean_interval,
+    proportion_interval,
+)
 
 
 def test_three_values_have_students_interval():

@@ -42,7 +42,9 @@ def test_calibration(case):
 @pytest.mark.parametrize("case", cases("conformal"), ids=str)
 def test_conformal(case):
     if case.name.startswith("jackknife"):
-        sets = jackknife_plus_sets(case.tensor("left_out_scores"), case.tensor("candidate_scores"), **case.params)
+        sets = jackknife_plus_sets(
+            case.tensor("left_out_scores"), case.tensor("candidate_scores"), **case.params
+        )
         case.check(sets=sets)
     elif case.name.startswith("full"):
         arguments = [case.tensor(name) for name in ("features", "labels", "queries")]

@@ -51,9 +51,13 @@ def test_head_and_gradients(case: GoldenCase, memory_mib: float) -> None:
 def test_published_head(case: GoldenCase) -> None:
     channels, (h, w) = case.params["in_channels"], case.params["query_grid"]
     head = CorrelationTransformer(in_channels=channels).double()
-    head.load_state_dict({name: seeded(j, name, value) for j, (name, value) in enumerate(head.state_dict().items())})
+    head.load_state_dict(
+        {name: seeded(j, name, value) for j, (name, value) in enumerate(head.state_dict().items())}
+    )
     mask = case.tensor("support_mask")
-    draws = [numpy.random.RandomState(500 + b).uniform(-1, 1, (channels, h * w, 145)) for b in range(len(mask))]
+    draws = [
+        numpy.random.RandomState(500 + b).uniform(-1, 1, (channels, h * w, 145)) for b in range(len(mask))
+    ]
     with torch.no_grad():
         class_logits, mask_logits = head(torch.from_numpy(numpy.stack(draws)), mask, query_grid=(h, w))
     seen = torch.stack([seen_tokens(mask, grid=(side, side)).sum(1) for side in (12, 3)], dim=1)
@@ -88,9 +92,7 @@ def test_losses(case: GoldenCase) -> None:
     class_logits, mask_logits = case.tensor("class_logits", grad=True), case.tensor("mask_logits", grad=True)
     result = cst_loss(class_logits, mask_logits, case.tensor("present"), case.tensor("target"), **case.params)
     result.loss.backward()
-    case.check(
-        **result._asdict(), grad_class_logits=class_logits.grad, grad_mask_logits=mask_logits.grad
-    )
+    case.check(**result._asdict(), grad_class_logits=class_logits.grad, grad_mask_logits=mask_logits.grad)
 
 
 @pytest.mark.parametrize("case", cases("cst_pseudo_mask"), ids=str)

@@ -64,7 +64,9 @@ def test_a_common_offset_does_not_spoil_single_precision():
 
 def test_a_wide_range_of_lengths_stays_finite():
     for size in (1e-30, 1e30):
-        logits = leave_one_out_logits(drawn(6, 5, dtype=torch.float32) * size, LABELS, metric="cosine", scale=1)
+        logits = leave_one_out_logits(
+            drawn(6, 5, dtype=torch.float32) * size, LABELS, metric="cosine", scale=1
+        )
         torch.testing.assert_close(
             logits, leave_one_out_logits(drawn(6, 5, dtype=torch.float32), LABELS, metric="cosine", scale=1)
         )
@@ -144,7 +146,10 @@ def test_leave_one_out_with_several_labels_a_photo():
     support = Support(Features(cls=drawn(5, 4)), membership, ("a", "b"))
     head = Prototypes()
     torch.testing.assert_close(
-        head.leave_one_out(support).float(), super(Prototypes, head).leave_one_out(support), rtol=1e-5, atol=1e-6
+        head.leave_one_out(support).float(),
+        super(Prototypes, head).leave_one_out(support),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -171,7 +176,9 @@ def test_centring_changes_nothing_for_the_distance():
     torch.testing.assert_close(*scores)
 
 
-@pytest.mark.parametrize("arguments", [{"centring": 1.5}, {"scale": -1}, {"metric": "l1"}, {"pooling": "max"}])
+@pytest.mark.parametrize(
+    "arguments", [{"centring": 1.5}, {"scale": -1}, {"metric": "l1"}, {"pooling": "max"}]
+)
 def test_wrong_settings_are_named(arguments):
     with pytest.raises(InvalidInput, match=next(iter(arguments))):
         Prototypes(**arguments)

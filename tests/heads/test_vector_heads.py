@@ -23,7 +23,9 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def support_of(features: torch.Tensor, labels: torch.Tensor) -> Support:
-    return Support(Features(cls=features), membership_from_labels(labels), tuple("abcdef"[k] for k in labels.unique()))
+    return Support(
+        Features(cls=features), membership_from_labels(labels), tuple("abcdef"[k] for k in labels.unique())
+    )
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
@@ -45,7 +47,9 @@ class TestEveryHead:
     def test_adding_a_class_is_conditioning_with_it(self, head):
         features, queries = drawn(6, 5), Features(cls=drawn(4, 5, seed=1))
         whole = head.condition(support_of(features, LABELS))
-        part = head.condition(support_of(features[:5], LABELS[:5])).with_class("c", Features(cls=features[5:]))
+        part = head.condition(support_of(features[:5], LABELS[:5])).with_class(
+            "c", Features(cls=features[5:])
+        )
         assert part.names == whole.names
         torch.testing.assert_close(part.scores(queries), whole.scores(queries))
         torch.testing.assert_close(
@@ -100,7 +104,9 @@ def test_votes_are_the_plain_form():
     result = knn_probabilities(queries, train, labels, 4, 0.1, 5)
     for query, row in zip(queries, result, strict=True):
         nearest = sorted(range(9), key=lambda j: -float(query @ train[j]))[:4]
-        votes = [sum(math.exp(float(query @ train[j]) / 0.1) for j in nearest if labels[j] == c) for c in range(5)]
+        votes = [
+            sum(math.exp(float(query @ train[j]) / 0.1) for j in nearest if labels[j] == c) for c in range(5)
+        ]
         torch.testing.assert_close(row, torch.tensor(votes, dtype=row.dtype) / sum(votes))
 
 
@@ -125,7 +131,11 @@ def test_a_class_without_a_vote_keeps_the_order_of_its_nearest():
     [({"k": 0}, "k"), ({"temperature": 0.0}, "temperature"), ({"num_classes": 2}, "train_labels")],
 )
 def test_wrong_votes_are_named(change, named):
-    arguments = {"queries": drawn(2, 3), "train_features": drawn(3, 3), "train_labels": torch.tensor([0, 1, 2])}
+    arguments = {
+        "queries": drawn(2, 3),
+        "train_features": drawn(3, 3),
+        "train_labels": torch.tensor([0, 1, 2]),
+    }
     with pytest.raises(InvalidInput, match=named):
         knn_probabilities(**arguments, **change)
 
@@ -141,7 +151,9 @@ def test_logistic_regression_is_where_the_gradient_vanishes():
 
 def test_more_features_than_samples_changes_nothing():
     wide = drawn(6, 30)
-    square = torch.cat([wide, torch.zeros(40, 30, dtype=torch.float64)])  # zero rows add a constant to the loss
+    square = torch.cat(
+        [wide, torch.zeros(40, 30, dtype=torch.float64)]
+    )  # zero rows add a constant to the loss
     labels = torch.cat([LABELS, torch.zeros(40, dtype=torch.long)])
     narrow = logistic_regression(wide, LABELS, wide, 0.1)
     tall = logistic_regression(square, labels, wide, 0.1)
@@ -156,10 +168,18 @@ def test_one_class_has_probability_one():
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"penalty": 0.0}, "penalty"), ({"features": torch.full((2, 3), math.nan)}, "features"),
-     ({"labels": torch.tensor([0.0, 1.0])}, "labels"), ({"test_features": torch.zeros(2, 4)}, "test_features")],
+    [
+        ({"penalty": 0.0}, "penalty"),
+        ({"features": torch.full((2, 3), math.nan)}, "features"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "labels"),
+        ({"test_features": torch.zeros(2, 4)}, "test_features"),
+    ],
 )
 def test_wrong_regression_is_named(change, named):
-    arguments = {"features": torch.zeros(2, 3), "labels": torch.tensor([0, 1]), "test_features": torch.zeros(2, 3)}
+    arguments = {
+        "features": torch.zeros(2, 3),
+        "labels": torch.tensor([0, 1]),
+        "test_features": torch.zeros(2, 3),
+    }
     with pytest.raises(InvalidInput, match=named):
         logistic_regression(**({"penalty": 0.1} | arguments | change))

@@ -198,7 +198,7 @@ def test_patch_mask_marks_patches_with_any_masked_pixel():
         ({"max_fraction": 1.5}, "max_fraction"),
         ({"fraction_draw": -0.1}, "fraction_draw"),
         ({"max_block": math.nan}, "max_block"),
-        ({"size": (16,)}, "grid_size"),
+        ({"size": (16,)}, "size"),
     ],
 )
 def test_gmml_mask_refuses(change, name):

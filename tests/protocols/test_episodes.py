@@ -36,7 +36,9 @@ def test_all_at_once_equals_one_by_one(metric: str, centring: float, shot: int) 
     for number in range(40):
         episode = episodes[number]
         support = Support(
-            features.rows(episode.support), membership_from_labels(torch.from_numpy(episode.support_way)), tuple("abcd")
+            features.rows(episode.support),
+            membership_from_labels(torch.from_numpy(episode.support_way)),
+            tuple("abcd"),
         )
         answers = head.condition(support).scores(features.rows(episode.query)).argmax(1).numpy()
         assert result.accuracies[number] == pytest.approx((answers == episode.query_way).mean())

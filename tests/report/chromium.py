@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from PIL import Image
+
 from report.pages import Reading
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report.pages import answer
 
 from fewsight.predictions import Prediction
 from fewsight.report.doubt import certainty, doubt, doubtful_first, doubts
+from report.pages import answer
 
 
 @pytest.mark.parametrize(("score", "word"), [(0.55, "in doubt"), (0.75, "fairly sure"), (0.95, "sure")])

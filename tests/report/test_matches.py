@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report.pages import photo_bytes
 
 from fewsight.data.transform import Transform
 from fewsight.predictions import MatchedPatch
 from fewsight.report.matches import MOST_LINES, MOST_PHOTOS, draw_matches, seen_box
 from fewsight.report.thumbnails import Album
+from report.pages import photo_bytes
 
 LABELS = {
     "heron/0.jpg": ("heron",),
@@ -47,7 +47,7 @@ def test_each_class_has_its_own_drawing_and_only_the_strongest_lines() -> None:
     assert len(heron.supports) <= MOST_PHOTOS
     for drawing in (heron, ibis):
         for line in drawing.lines:
-            assert 0 <= min(line.x1, line.y1, line.x2, line.y2)
+            assert min(line.x1, line.y1, line.x2, line.y2) >= 0
             assert max(line.x1, line.x2) <= drawing.width
             assert max(line.y1, line.y2) <= drawing.height
 

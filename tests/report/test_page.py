@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
-from report.pages import HOSTILE_NAMES, Reading
 
 from fewsight.errors import FewsightError
 from fewsight.report import page as page_module
 from fewsight.report.page import Page, Section, Tile, render, render_page, write_page
 from fewsight.report.wording import shown_name
+from report.pages import HOSTILE_NAMES, Reading
 
 
 def small_page(title: str = "A page") -> Page:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from report.pages import answer
 
 from fewsight.report.doubt import doubt
 from fewsight.report.plots import class_colour, risk_coverage
+from report.pages import answer
 
 
 def rows_with_truth(count: int, seed: int = 0, decimals: int = 6):
@@ -56,5 +58,5 @@ def test_no_truth_no_curve() -> None:
 @pytest.mark.parametrize("count", [1, 10, 11, 400])
 def test_neighbouring_classes_have_different_colours(count: int) -> None:
     colours = [class_colour(index, count) for index in range(count)]
-    assert all(first != second for first, second in zip(colours, colours[1:], strict=False))
+    assert all(first != second for first, second in itertools.pairwise(colours))
     assert len(set(colours[:60])) == min(count, 60)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report.pages import CLASSES, HOSTILE_NAMES, Reading, answer, predictions_of, read_photo, support_photos
 
 from fewsight.errors import InvalidInput
 from fewsight.predictions import Explanation, MatchedPatch, Prediction, Predictions, SupportMatch
 from fewsight.report.facts import Estimate, Licence, RunFacts, SupportPhoto
-from fewsight.report.predictions import MapFeatures, shown_rows, write_predictions_report
+from fewsight.report.predictions import shown_rows, write_predictions_report
+from fewsight.report.sections import MapFeatures
 from fewsight.report.wording import shown_name
+from report.pages import HOSTILE_NAMES, Reading, answer, predictions_of, read_photo, support_photos
 
 FACTS = RunFacts(
     title="Birds",
@@ -114,7 +114,6 @@ def test_explanations_go_before_the_nearest_photos_and_are_drawn(tmp_path: Path)
     assert {"heron: heron/2.jpg", "ibis: ibis/2.jpg"} <= set(page.attributes("img", "title"))
     assert "heron: heron/0.jpg" not in page.attributes("img", "title")
     assert page.count("figure", class_="matches") == 2
-    assert page.count("line", x1="") >= 0
     assert "Looks like heron here" in page.text
 
 
@@ -133,7 +132,6 @@ def test_beyond_the_limit_photos_are_counted_and_it_says_so(tmp_path: Path) -> N
     page = written(tmp_path, predictions_of(*rows), limit=15)
     assert page.shown_cards() == [f"r{index}" for index in range(15)]
     assert "Shown are the 15 most doubtful of 40 photos" in " ".join(page.text.split())
-    assert page.attributes("td", "class").count("num") >= 3
     assert "39.jpg" not in page.text
     assert "40 photos compared with 9 labelled photos" in page.text
 
@@ -218,7 +216,7 @@ def test_no_classes_no_support_no_pictures(tmp_path: Path) -> None:
     rows = predictions_of(answer("a.jpg", 0.7), classes=())
     page = written(tmp_path, rows, support=[], read_picture=lambda kind, file: None)
     assert page.count("li", class_="card") == 1
-    assert page.count("img", id="") == 0
+    assert not any("src" in attributes for tag, attributes in page.tags if tag == "img")
     assert page.count("span", class_="blank") >= 1
 
 
@@ -238,13 +236,6 @@ def test_several_labels_in_one_photo(tmp_path: Path) -> None:
     assert "heron + stork" in page.text
     (labels,) = [a["data-labels"] for tag, a in page.tags if tag == "li" and a.get("id") == "r0"]
     assert (labels or "").split() == ["0", "2"]
-
-
-def test_classes_stand_as_numbers_in_links_and_data(tmp_path: Path) -> None:
-    page = written(tmp_path, predictions_of(*mixed_rows()))
-    for value in page.attributes("li", "data-labels"):
-        assert all(label.isdigit() for label in value.split())
-    assert json.dumps(CLASSES[0])[1:-1] in page.text
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from report.pages import CLASSES, answer
 
 from fewsight.predictions import Prediction
 from fewsight.report.tables import NONE_OF_THESE, class_counts, confusion, correct, rightly_rejected, troubles
+from report.pages import CLASSES, answer
 
 
 def test_class_counts_cover_every_class_and_every_label() -> None:

@@ -8,9 +8,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from report.pages import photo_bytes
 
 from fewsight.report.thumbnails import Album, Thumbnail, make_thumbnail
+from report.pages import photo_bytes
 
 
 def opened(thumbnail: Thumbnail | None) -> Image.Image:

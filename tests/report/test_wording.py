@@ -7,9 +7,9 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report.pages import HOSTILE_NAMES
 
 from fewsight.report.wording import counted, kibibytes, percent, shown_name
+from report.pages import HOSTILE_NAMES
 
 
 @given(st.text(st.characters()))  # surrogates included

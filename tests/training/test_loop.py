@@ -49,7 +49,9 @@ def weights(objective: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in objective.parameters()])
 
 
-SETTINGS = TrainingSettings(steps=60, learning_rate=0.01, warmup_steps=5, checkpoint_every=7, accumulation=2, clip=1.0, ema=0.9)
+SETTINGS = TrainingSettings(
+    steps=60, learning_rate=0.01, warmup_steps=5, checkpoint_every=7, accumulation=2, clip=1.0, ema=0.9
+)
 
 
 def test_learns_and_logs(tmp_path: Path) -> None:
@@ -77,7 +79,9 @@ def test_resumed_run_is_bit_identical(tmp_path: Path, threads: int) -> None:
     settings = TrainingSettings(**{**SETTINGS.__dict__, "prefetch": threads})
     train(resumed, batches, settings, tmp_path / "broken")
     assert torch.equal(weights(whole), weights(resumed))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(set(steps))
 
 
@@ -120,7 +124,9 @@ SCRIPT = """
 def run(folder: Path) -> subprocess.Popen[str]:
     script = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).resolve().parents[1])))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def test_sigterm_writes_a_checkpoint_and_resumes(tmp_path: Path) -> None:
@@ -133,7 +139,9 @@ def test_sigterm_writes_a_checkpoint_and_resumes(tmp_path: Path) -> None:
     assert process.communicate(timeout=60)[0] == "stopped\n"
     assert run(tmp_path).communicate(timeout=60)[0] == "ready\nfinished\n"
     whole = Regression()
-    train(whole, batches, TrainingSettings(steps=60, learning_rate=0.01, checkpoint_every=3), tmp_path / "whole")
+    train(
+        whole, batches, TrainingSettings(steps=60, learning_rate=0.01, checkpoint_every=3), tmp_path / "whole"
+    )
     resumed = torch.load(tmp_path / "final.pt", weights_only=True)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.state_dict().items())
 

@@ -6,12 +6,13 @@ can name code, files or the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewsight.backbones.backbone import Backbone, Licence
 from fewsight.backbones.registry import find, suggestion
@@ -23,6 +24,8 @@ __all__ = [
     "checked_architecture",
     "checked_arguments",
     "family_arguments",
+    "filled",
+    "pretrained_network",
     "remember",
     "transform_of",
     "untrained_backbone",
@@ -173,6 +176,64 @@ def with_image_size(backbone: Backbone, image_size: int | tuple[int, int]) -> Ba
     with torch.no_grad():  # a network of one fixed size, or with bounds, says so now and not in the middle
         backbone.eval().features(torch.zeros(1, 3, height, width, device=backbone.device))
     return backbone.train(training)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def filled(made: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
+    """A network whose weights are `tensors`, all of them; no random ones are drawn first where that can be spared.
+
+    Raises:
+        RuntimeError: tensors are missing, left over or of another shape.
+    """
+    with torch.device("meta"):
+        network = made()
+    if {name for name, _ in network.named_buffers()} - set(network.state_dict()):
+        network = made()  # buffers that no file holds are computed when the network is made
+    exact = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    network.load_state_dict(exact, assign=True)
+    return network.requires_grad_(True)
+
+
+def pretrained_network(
+    architecture: str,
+    published: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+) -> nn.Module:
+    """A timm network without classification head, with the weights of a file as timm publishes it.
+
+    Args:
+        published: timm's `pretrained_cfg` of the weights.
+
+    Raises:
+        RuntimeError: the weights do not fit, also after timm's own renaming of older layouts.
+    """
+    import timm
+
+    def made() -> nn.Module:
+        return timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+
+    heads = published.get("classifier") or ()
+    prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+
+    def body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if not name.startswith(prefixes or ("\0",))}
+
+    try:
+        return filled(made, body(tensors))
+    except RuntimeError:
+        rename = getattr(
+            sys.modules[timm.model_entrypoint(architecture).__module__], "checkpoint_filter_fn", None
+        )
+        if rename is None:
+            raise
+    with torch.device("meta"):
+        empty = made()
+    return filled(made, body(rename(dict(tensors), empty)))
 
 
 def remember(backbone: Backbone, **origin: Any) -> Backbone:

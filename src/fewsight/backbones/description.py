@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fewsight.backbones.architectures import checked_architecture, checked_arguments, remember, wrapped
+from fewsight.backbones.architectures import (
+    checked_architecture,
+    checked_arguments,
+    filled,
+    remember,
+    wrapped,
+)
 from fewsight.backbones.backbone import Backbone, Licence
 from fewsight.backbones.registry import BUNDLED, KNOWN
 from fewsight.data.transform import Transform
@@ -67,7 +72,7 @@ def _rebuilt(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> B
             backbone.add_mask_token()  # type: ignore[operator]
         return backbone
 
-    backbone = _filled(made, tensors)
+    backbone = filled(made, tensors)
     backbone.name = str(description["name"])
     backbone.licence = Licence(**description["licence"])
     backbone.transform = Transform.from_dict(description["transform"])
@@ -101,14 +106,3 @@ def _empty(description: Mapping[str, Any]) -> Backbone:
     if "positions" in description:
         backbone.positions = PositionRule(**description["positions"])  # type: ignore[assignment]
     return backbone
-
-
-def _filled(made: Callable[[], Backbone], tensors: Mapping[str, Tensor]) -> Backbone:
-    """A network whose weights are `tensors`; random weights are not drawn first where that can be spared."""
-    with torch.device("meta"):
-        backbone = made()
-    kept = {name for name, _ in backbone.named_buffers()} - set(backbone.state_dict())
-    if kept:  # buffers that no file holds are computed when the network is made
-        backbone = made()
-    backbone.load_state_dict(dict(tensors), assign=True)
-    return backbone.requires_grad_(True)

@@ -27,6 +27,7 @@ from fewsight.backbones.architectures import (
     checked_architecture,
     checked_arguments,
     family_arguments,
+    pretrained_network,
     remember,
     transform_of,
     untrained_backbone,
@@ -181,7 +182,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not fine:
         raise IncompatibleModel(f"{path} is not the configuration of a timm model.")
     if "pretrained_cfg" not in config:  # an older form has everything in one table
-        config = {"architecture": config["architecture"], "pretrained_cfg": config}
+        config = {
+            "architecture": config["architecture"],
+            "model_args": config.get("model_args"),
+            "pretrained_cfg": config,
+        }
     return config
 
 
@@ -231,17 +236,12 @@ def _from_config(
     name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], known: Known | None
 ) -> Backbone:
     """A timm network with pretrained weights, at the size that they were made for."""
-    import timm
-
     architecture = checked_architecture(config["architecture"])
-    published = dict(config["pretrained_cfg"])
+    published = config["pretrained_cfg"]
     arguments = checked_arguments(config.get("model_args") or {}) | family_arguments(architecture)
-    published |= {"state_dict": dict(tensors), "source": "timm", "architecture": architecture}
     try:
-        model = timm.create_model(
-            architecture, pretrained=True, pretrained_cfg=published, num_classes=0, **arguments
-        )
-    except (RuntimeError, KeyError, ValueError) as error:
+        model = pretrained_network(architecture, published, tensors, arguments)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise IncompatibleCheckpoint(
             f"the weights of {name} do not fit the network {architecture}: {str(error).splitlines()[0]}"
         ) from error

@@ -135,6 +135,8 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).split("\n")[0]
+        if reason.startswith("Weights only load failed"):
+            reason = "it holds other things than weights; nothing was executed"
         named = _first_named(str(error))
         raise IncompatibleCheckpoint(
             f"{path} was refused: it "

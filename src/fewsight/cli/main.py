@@ -1,4 +1,4 @@
-"""`fewsight`: the command line. Each verb has a file of its own; this one joins them and turns errors into sentences."""
+"""`fewsight`: the command line. Each verb has a file of its own; this one joins them and words the errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fewsight.errors import FewsightError
 
 __all__ = ["app", "main"]
 
-VERBS = ("demo", "doctor", "predict", "backbones", "cache")
+VERBS = ("demo", "doctor", "predict", "evaluate", "backbones", "cache")
 
 app = typer.Typer(
     name="fewsight",

@@ -48,7 +48,9 @@ def distinct(random: Words, sizes: NDArray[numpy.int64]) -> NDArray[numpy.int64]
     """
     rows, count = random.shape
     drawn = numpy.full((rows, count), -1, dtype=numpy.int64)
-    swapped = numpy.full((rows, count), -1, dtype=numpy.int64)  # where each step put the entry that it displaced
+    swapped = numpy.full(
+        (rows, count), -1, dtype=numpy.int64
+    )  # where each step put the entry that it displaced
     held = numpy.zeros((rows, count), dtype=numpy.int64)
     high = random >> numpy.uint64(32)
     for step in range(count):

@@ -24,6 +24,7 @@ TRANSIENT = {
     for name in ("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "ECONNRESET", "EHOSTDOWN")
     if hasattr(errno, name)
 }
+_BLOCK = 1 << 24  # bytes of one read, which are allocated before it
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 REASONS = {
     errno.EISDIR: "not a regular file (a folder)",
@@ -84,8 +85,8 @@ def _read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
                 f"file too large: {found.st_size:,} bytes, the limit is {max_bytes:,}", status="refused"
             )
         # the size may grow while we read: the bound holds all the same
-        content = bytearray()
-        while len(content) <= max_bytes and (block := file.read(min(1 << 24, max_bytes + 1 - len(content)))):
+        content, step = bytearray(), min(found.st_size + 1, _BLOCK)
+        while len(content) <= max_bytes and (block := file.read(min(step, max_bytes + 1 - len(content)))):
             content += block
     if not content:
         raise UnreadableImage("empty")

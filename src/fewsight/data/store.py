@@ -27,7 +27,9 @@ __all__ = ["PixelStore", "build_store", "open_store"]
 BLOCK = 1024  # photos whose pixels are written, hashed and committed together
 VERSION = 1
 
-ReadPixels = Callable[[int, int], Iterable["numpy.ndarray | None"]]  # (first, last) -> uint8 [H, W, 3] or None each
+ReadPixels = Callable[
+    [int, int], Iterable["numpy.ndarray | None"]
+]  # (first, last) -> uint8 [H, W, 3] or None each
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ def build_store(
     with said_of_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     state = _read_state(folder)
-    wanted = {"version": VERSION, "count": count, "size": list(size), "fingerprint": fingerprint, "block": block}
+    wanted = {
+        "version": VERSION,
+        "count": count,
+        "size": list(size),
+        "fingerprint": fingerprint,
+        "block": block,
+    }
     if state is None or {key: state[key] for key in wanted} != wanted:
         state = {**wanted, "sha256": [], "unreadable": []}
     done = _intact_blocks(folder / "pixels.bin", state, row_bytes)
@@ -116,7 +124,9 @@ def open_store(folder: Path, *, check: bool = False) -> PixelStore:
     if size != state["count"] * height * width * 3 or len(state["sha256"]) != blocks:
         raise IncompatibleModel(f"{folder} is an unfinished store: run the command that makes it again.")
     if check and _intact_blocks(folder / "pixels.bin", state, height * width * 3, every=True) != blocks:
-        raise IncompatibleModel(f"{folder / 'pixels.bin'} was changed since it was made: delete the folder and make it anew.")
+        raise IncompatibleModel(
+            f"{folder / 'pixels.bin'} was changed since it was made: delete the folder and make it anew."
+        )
     if state["count"] == 0:
         raise InvalidInput(f"{folder} holds no photos.")
     pixels = numpy.memmap(folder / "pixels.bin", numpy.uint8, "r", shape=(state["count"], height, width, 3))

@@ -21,7 +21,9 @@ from fewsight.progress import Progress
 __all__ = ["store_photos"]
 
 
-def store_photos(collection: Collection, transform: Transform, folder: Path, *, workers: int | None = None) -> PixelStore:
+def store_photos(
+    collection: Collection, transform: Transform, folder: Path, *, workers: int | None = None
+) -> PixelStore:
     """The store of a collection in `folder`, made where it is missing or stands for other photos.
 
     Args:

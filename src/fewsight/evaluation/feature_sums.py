@@ -133,17 +133,18 @@ class Scatter(NamedTuple):
         matrix = torch.zeros(D, D, dtype=torch.float64, device=features.device)
         partial = torch.zeros_like(matrix, dtype=wide)
         total = torch.zeros(D, dtype=torch.float64, device=features.device)
+        buffer = torch.empty(min(N, BLOCK_ROWS), D, dtype=low, device=features.device)
         for first in range(0, N, BLOCK_ROWS):
-            block = features[first : first + BLOCK_ROWS].to(wide) - shift
-            total += block.sum(0, dtype=torch.float64)
-            _add_products(partial, block.to(low))
+            rows = features[first : first + BLOCK_ROWS]
+            block = torch.sub(rows, shift, out=buffer[: len(rows)])
+            total += block.sum(0, dtype=wide)
+            _add_products(partial, block)
             if first // BLOCK_ROWS % BLOCKS_KEPT == BLOCKS_KEPT - 1 or first + BLOCK_ROWS >= N:
                 matrix += partial
                 partial.zero_()
-        lower = matrix.tril()
-        matrix = lower + lower.tril(-1).T
         mean = total / N
-        return cls(N, mean + shift, matrix.sub_(torch.outer(mean, total)))
+        _mirror(matrix.addr_(mean, total, alpha=-1))
+        return cls(N, mean + shift, matrix)
 
     def merged(self, other: Scatter) -> Scatter:
         """The scatter of both sets of rows (Chan, Golub and LeVeque 1979)."""
@@ -160,14 +161,23 @@ class Scatter(NamedTuple):
 
     def uncentred(self) -> Tensor:
         """X^T X, `[D, D]`."""
-        return self.matrix + self.count * torch.outer(self.mean, self.mean)
+        return self.matrix.addr(self.mean, self.mean, alpha=self.count)
 
 
 def _add_products(total: Tensor, block: Tensor) -> None:
-    """Add the lower triangle of `block^T block` to `total`; what stands above it is undefined."""
+    """Add the lower triangle of blocks of `block^T block` to `total`; what stands above it is undefined."""
     if block.dtype != total.dtype:
         total += block.T @ block
         return
     for column in range(0, len(total), BLOCK_COLUMNS):
         columns = slice(column, column + BLOCK_COLUMNS)
         total[column:, columns].addmm_(block[:, column:].T, block[:, columns])
+
+
+def _mirror(matrix: Tensor) -> None:
+    """Copy the blocks below the diagonal to those above."""
+    for column in range(0, len(matrix), BLOCK_COLUMNS):
+        columns, below = slice(column, column + BLOCK_COLUMNS), slice(column + BLOCK_COLUMNS, None)
+        block = matrix[columns, columns]
+        block.copy_(block.tril() + block.tril(-1).T)
+        matrix[columns, below] = matrix[below, columns].T

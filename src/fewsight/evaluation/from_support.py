@@ -1,18 +1,8 @@
 """What a few labelled photos alone say about the answers to come: `Trust`, and the accuracy to expect.
 
-Every support photo is scored by the others (the photos of its group left out with it). From these scores follow a
-temperature, the threshold of "none of these" at a stated rate of false alarms, label sets with a stated coverage, and
-the accuracy with its interval. What the support is too small for is said in words, never guessed silently.
-
-Temperature: the likelihood of the left-out scores, with a prior around
-
-    T0 = (deviation of the scores of other classes) / n^(1/3)    for n photos a class,
-
-a rule that held within a factor of 1.4 over six data sets (`benchmarks/calibration.py`) and that needs no second photo
-of a class, so it serves at one shot. A left-out photo is compared with n - 1 of its class, so the fitted temperature is
-corrected by ((n - 1) / n)^(1/3).
-
-Several labels a photo: one sigmoid for all classes (Platt 1999, with his smoothed targets) in place of the softmax.
+Every support photo is scored by the others (`left_out`). From these scores follow a temperature (`scaling`), the threshold
+of "none of these" at a stated rate of false alarms, label sets with a stated coverage, and the accuracy with its
+interval. What the support is too small for is said in words, never guessed silently.
 Letters: S supports, K classes, Q queries, n left-out scores.
 """
 
@@ -29,53 +19,18 @@ from torch import Tensor
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.calibration import conformal_rank
 from fewsight.evaluation.intervals import Interval, group_bootstrap, proportion_interval
-from fewsight.heads.head import Head, Support
+from fewsight.evaluation.left_out import balanced_scores, left_out_scores
+from fewsight.evaluation.scaling import sigmoid_scale, softmax_temperature
 
-__all__ = ["ExpectedAccuracy", "Threshold", "Trust", "expected_accuracy", "fit_trust", "left_out_scores"]
-
-PRIOR_DEVIATION = 0.3  # of log T around the rule
-TWO_CLASSES = 0.09  # T0 in units of (own score - other score), where two classes give no deviation of others
-
-
-def left_out_scores(head: Head, support: Support, groups: Sequence[object] | None = None) -> Tensor:
-    """Scores of every support photo under the head without that photo, or without its whole group.
-
-    Args:
-        head: any head.
-        support: S photos.
-        groups: `S` names (folder, burst, ...); photos of one group never stand on both sides.
-
-    Returns:
-        `[S, K]`; -inf for a class that has no photo outside.
-
-    Raises:
-        InvalidInput: there is not one group name a photo.
-    """
-    count, ways = support.membership.shape
-    if groups is None:
-        return head.leave_one_out(support)
-    if len(groups) != count:
-        raise InvalidInput(f"groups has {len(groups)} names for {count} support photos.")
-    if len(set(groups)) == count:
-        return head.leave_one_out(support)
-    scores = torch.full((count, ways), -torch.inf, dtype=torch.float64)
-    for rows in _rows_of_groups(groups):
-        outside = torch.ones(count, dtype=torch.bool)
-        outside[rows] = False
-        kept = support.membership[outside].any(0)
-        if not kept.any():
-            continue
-        conditioned = head.condition(support.rows(outside.nonzero()[:, 0]))
-        part = conditioned.scores(support.features.rows(rows)).to(scores.dtype)
-        scores[rows[:, None], kept.nonzero()[:, 0]] = part
-    return scores
-
-
-def _rows_of_groups(groups: Sequence[object]) -> list[Tensor]:
-    rows: dict[object, list[int]] = {}
-    for row, name in enumerate(groups):
-        rows.setdefault(name, []).append(row)
-    return [torch.tensor(members) for members in rows.values()]
+__all__ = [
+    "ExpectedAccuracy",
+    "Threshold",
+    "Trust",
+    "balanced_scores",
+    "expected_accuracy",
+    "fit_trust",
+    "left_out_scores",
+]
 
 
 @dataclass(frozen=True)
@@ -284,10 +239,10 @@ def fit_trust(
         ]
     )
     if several:
-        temperature, offset = _fit_sigmoid(scores, membership, own)
+        temperature, offset = sigmoid_scale(scores, membership, own)
     else:
         temperature, offset = (
-            _fit_temperature(scores[judged], membership[judged], scores, membership, own),
+            softmax_temperature(scores[judged], membership[judged], scores, membership, own),
             0.0,
         )
     trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), tuple(notes))
@@ -300,103 +255,6 @@ def fit_trust(
         misfit.double().sort().values,
         tuple(notes),
     )
-
-
-def _fit_temperature(
-    judged: Tensor, own_class: Tensor, scores: Tensor, membership: Tensor, own: Tensor
-) -> float:
-    shots = membership.sum(0).double()
-    if scores.shape[1] == 1:
-        return 1.0
-    n = float((shots.square().sum() / shots.sum()).item())  # photos in the class of a photo, on average
-    start = _scale_of_scores(scores, membership, own) / n ** (1 / 3)
-    if not len(judged):
-        return start
-    correction = ((n - 1) / n) ** (1 / 3)  # left out, a photo meets n - 1 of its class
-    margins = _label_margins(judged, own_class)
-    return correction * _penalised_temperature(margins, start / correction)
-
-
-def _scale_of_scores(scores: Tensor, membership: Tensor, own: Tensor) -> float:
-    """Deviation of the scores of other classes; with two classes a share of the gap to the own one."""
-    others = scores[~membership]
-    others = others[torch.isfinite(others)]
-    deviation = others.std().item() if len(others) > 2 and scores.shape[1] > 2 else 0.0
-    if deviation > 1e-6 * (1 + own.abs().max().item()):
-        return deviation
-    gap = (own[membership].mean() - others.mean()).item() if len(others) else 0.0
-    return max(TWO_CLASSES * gap, 1e-3)
-
-
-def _label_margins(scores: Tensor, membership: Tensor) -> Tensor:
-    """l_k - l_y, `[n, K]`, y being the best of the own classes."""
-    return scores - scores.masked_fill(~membership, -torch.inf).amax(1, keepdim=True)
-
-
-def _penalised_temperature(margins: Tensor, start: float) -> float:
-    """argmin over T of mean lse(margins / T) + (log T - log start)^2 / (2 deviation^2 n), by golden section."""
-
-    def loss(log_ratio: float) -> float:
-        likelihood = torch.logsumexp(margins / (start * math.exp(log_ratio)), dim=1).mean().item()
-        return likelihood + log_ratio**2 / (2 * PRIOR_DEVIATION**2 * len(margins))
-
-    low, high, golden = -4.0, 4.0, (math.sqrt(5) - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    while high - low > 1e-6:
-        if loss_left <= loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - golden * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + golden * (high - low)
-            loss_right = loss(right)
-    return start * math.exp((low + high) / 2)
-
-
-def _fit_sigmoid(scores: Tensor, membership: Tensor, own: Tensor) -> tuple[float, float]:
-    """Temperature and offset of p = sigmoid((score - offset) / temperature) over all pairs of photo and class."""
-    finite = torch.isfinite(scores)
-    values, targets = scores[finite], membership[finite]
-    scale = _scale_of_scores(scores, membership, own)
-    positives, negatives = int(targets.sum()), int((~targets).sum())
-    if not positives or not negatives:
-        middle = (values.mean().item() if len(values) else own.mean().item()) + scale
-        return scale, middle
-    smooth = torch.where(targets, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    middle = values.mean()
-    inputs = (values - middle) / scale  # so that Newton steps are well scaled
-    slope, shift = _newton_sigmoid(inputs, smooth)
-    if slope <= 0.05:  # scores that say nothing, or the wrong thing: nearly flat
-        slope = 0.05
-        shift = math.log(positives / negatives)
-    return scale / slope, middle.item() - scale * shift / slope
-
-
-def _newton_sigmoid(inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Slope a and shift b of sigmoid(a x + b) by damped Newton steps on the cross-entropy."""
-    design = torch.stack([inputs, torch.ones_like(inputs)], dim=1)
-    weights = torch.zeros(2, dtype=inputs.dtype)
-
-    def loss(candidate: Tensor) -> float:
-        logits = design @ candidate
-        return (torch.nn.functional.softplus(logits) - targets * logits).mean().item()
-
-    current = loss(weights)
-    for _ in range(100):
-        probability = torch.sigmoid(design @ weights)
-        gradient = design.T @ (probability - targets) / len(targets)
-        curvature = (design.T * (probability * (1 - probability))) @ design / len(targets)
-        step = torch.linalg.solve(curvature + 1e-9 * torch.eye(2, dtype=inputs.dtype), gradient)
-        size = 1.0
-        while size > 1e-8 and loss(weights - size * step) > current:
-            size /= 2
-        weights, previous = weights - size * step, current
-        current = loss(weights)
-        if previous - current < 1e-12:
-            break
-    return weights[0].item(), weights[1].item()
 
 
 def _check_share(value: float, name: str) -> None:

@@ -120,12 +120,12 @@ def _participation_ratio(features: Tensor, product_dtype: torch.dtype | None = N
         scatter = Scatter.of(features, product_dtype=product_dtype)
         if N < 2 or scatter.constant:
             return math.nan
-        return scatter.matrix.trace().square() / scatter.matrix.square().sum()
+        return (scatter.matrix.trace() / torch.linalg.vector_norm(scatter.matrix)).square()
     centred = _centred(features)
     if centred is None:
         return math.nan
     gram = centred @ centred.T  # [N, N]: the same eigenvalues in fewer numbers
-    return gram.trace().square() / gram.square().sum()
+    return (gram.trace() / torch.linalg.vector_norm(gram)).square()
 
 
 def _centred(features: Tensor) -> Tensor | None:
@@ -189,10 +189,14 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
     The features are not centred: a large mean vector counts as one direction and hides the rest.
     """
     N, D = check_features(features)
-    sigma = (
-        torch.linalg.svdvals(features.double()) if _small(N, D) else _roots(Scatter.of(features).uncentred())
-    )
+    sigma = torch.linalg.svdvals(features.double()) if _small(N, D) else _roots(_second_moments(features))
     return _scalar(_entropy_rank(sigma / sigma.sum() + epsilon), features)
+
+
+def _second_moments(features: Tensor, product_dtype: torch.dtype | None = None) -> Tensor:
+    """X^T X in float64, made in the place of the scatter matrix."""
+    scatter = Scatter.of(features, product_dtype=product_dtype)
+    return scatter.matrix.addr_(scatter.mean, scatter.mean, alpha=scatter.count)
 
 
 def _small(N: int, D: int) -> bool:

@@ -122,7 +122,9 @@ def _checked(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Scores as given, and targets as float64 zeros and ones."""
     sizes = check_shapes(scores=(scores, "N K"), targets=(targets, "N K"))
     if min(sizes.values()) == 0:
-        raise InvalidInput(f"scores has shape {list(scores.shape)}; expected at least one image and one class.")
+        raise InvalidInput(
+            f"scores has shape {list(scores.shape)}; expected at least one image and one class."
+        )
     if not scores.is_floating_point():
         raise InvalidInput(f"scores has dtype {scores.dtype}; expected floating point.")
     if scores.isnan().any():

@@ -190,7 +190,7 @@ def _classes(name: str, labels: Tensor, count: int) -> Tensor:
     if labels.is_floating_point() or labels.is_complex():
         raise InvalidInput(f"{name} has dtype {labels.dtype}; expected integers.")
     labels = labels.long()
-    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < count):
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= count):
         raise InvalidInput(
             f"{name} holds values {int(labels.min())} to {int(labels.max())}; expected 0 to {count - 1}."
         )

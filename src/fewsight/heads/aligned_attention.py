@@ -13,7 +13,6 @@ With g = d loss / d logit[q, c], r = t - w and A the attention of class c (all o
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -92,7 +91,7 @@ def aligned_logits(
     tensors = query_keys, query_values, keys, values
     with torch.autocast(device, enabled=False):
         if _graph_fits(query_keys, query_values, order, memory_mib * 2**20, low):
-            return _logits(*tensors, order, math.inf, low)
+            return _logits(*tensors, order, memory_mib * 2**20, low, whole=True)
         return _RecomputedLogits.apply(*tensors, order, memory_mib * 2**20, low)
 
 
@@ -101,12 +100,12 @@ def _graph_fits(
 ) -> bool:
     """Whether plain autograd may be used: fused attention applies, and what it keeps stays within the bound.
 
-    It keeps the aligned prototypes and their differences. Attention that is not fused keeps the scores as well:
-    widths that differ, and float64 on a GPU, always take the form that recomputes.
+    It keeps the aligned prototypes. Attention that is not fused keeps the scores as well: widths that differ, and
+    float64 on a GPU, always take the form that recomputes.
     """
     (Q, P, Dk), Dv = query_keys.shape, query_values.shape[2]
     fused = Dk == Dv and (low != torch.float64 or query_keys.device.type == "cpu")
-    return fused and 2 * len(order.counts) * Q * P * Dv * max(query_values.element_size(), 4) <= memory
+    return fused and len(order.counts) * Q * P * Dv * max(query_values.element_size(), 4) <= memory
 
 
 def _logits(
@@ -117,22 +116,45 @@ def _logits(
     order: ClassOrder,
     memory: float,
     low: torch.dtype,
+    whole: bool = False,
 ) -> Tensor:
-    """The logits `[Q, K]`, classes of equal size together, in tiles of query positions within `memory` bytes."""
+    """The logits `[Q, K]`, classes of equal size together, in tiles within `memory` bytes.
+
+    With `whole`, a tile holds all query positions: fused attention builds no scores, and autograd keeps one part a
+    class.
+    """
     Q, P, _ = query_keys.shape
     wide = torch.promote_types(query_values.dtype, torch.float32)
     q, w = query_keys.flatten(0, 1).to(low), query_values.flatten(0, 1).to(wide)  # [Q P, D]
     columns, distances = [], []
-    for classes, rows in _class_batches(order, Q * P, keys.shape[1], memory, q.device):
+    for classes, rows in _class_batches(
+        order, Q * P if whole else min(Q * P, 128), keys.shape[1], memory, q.device
+    ):
         k, v = (x[rows].flatten(1, 2).to(low)[:, None] for x in (keys, values))  # [G, 1, n M, D]
         parts = []
-        for tile in _row_tiles(Q * P, k.shape[0] * k.shape[2], memory, q.device):
+        for tile in [slice(None)] if whole else _row_tiles(Q * P, k.shape[0] * k.shape[2], memory, q.device):
             t = F.scaled_dot_product_attention(q[tile].expand(len(k), 1, -1, -1), k, v)[:, 0]  # [G, R, Dv]
-            # The difference is squared: ||t||^2 - 2 t.w + ||w||^2 would cancel.
-            parts.append((t.to(wide) - w[tile]).square().sum(2))
+            parts.append(_SquaredDistances.apply(t, w[tile]))
         columns.append(classes)
-        distances.append(torch.cat(parts, 1).view(-1, Q, P).mean(2) if parts else w.new_zeros(len(k), 0))
+        distances.append(torch.cat(parts, 1).view(-1, Q, P).mean(2) if Q else w.new_zeros(len(k), 0))
     return -torch.cat(distances)[torch.argsort(torch.cat(columns))].T
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """||t - w||^2 of prototypes `[G, R, D]` and values `[R, D]`; keeps no difference."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(t, w)
+        # The difference is squared: ||t||^2 - 2 t.w + ||w||^2 would cancel.
+        return (t.to(w.dtype) - w).square_().sum(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        t, w = ctx.saved_tensors
+        difference = (t.to(w.dtype) - w).mul_(2 * gradient[..., None])
+        return difference.to(t.dtype), -difference.sum(0)
 
 
 class _RecomputedLogits(torch.autograd.Function):
@@ -154,7 +176,7 @@ class _RecomputedLogits(torch.autograd.Function):
         q, w = query_keys.flatten(0, 1), query_values.flatten(0, 1)  # [Q P, D]
         dq, dw, dk, dv = (torch.zeros_like(x, dtype=wide) for x in (q, w, keys, values))
         pull = gradient.to(wide).T.repeat_interleave(P, 1).mul_(-2 / P)  # [K, Q P]
-        for classes, rows in _class_batches(order, Q * P, keys.shape[1], memory, q.device):
+        for classes, rows in _class_batches(order, min(Q * P, 128), keys.shape[1], memory, q.device):
             k, v = (x[rows].flatten(1, 2).to(low) for x in (keys, values))  # [G, n M, D]
             dk_classes, dv_classes = (torch.zeros_like(x, dtype=wide) for x in (k, v))
             for tile in _row_tiles(Q * P, k.shape[0] * k.shape[1], memory, q.device):
@@ -190,13 +212,13 @@ def _class_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Classes of equal size together: their columns `[G]` and the supports of each `[G, n]`.
 
-    So many classes at once as leave room for at least 128 query positions (or all) in one tile.
+    So many classes at once as leave room for `positions` query positions in one tile.
     """
     starts = [0, *itertools.accumulate(order.counts)]
     rows = order.rows.to(device)
     for count in sorted(set(order.counts)):
         columns = [column for column, other in enumerate(order.counts) if other == count]
-        room = _tile_bytes(memory, device) / (4 * count * cells * max(min(positions, 128), 1))
+        room = _tile_bytes(memory, device) / (4 * count * cells * max(positions, 1))
         step = max(1, int(min(room, len(columns))))
         for first in range(0, len(columns), step):
             batch = columns[first : first + step]
@@ -212,5 +234,4 @@ def _row_tiles(positions: int, keys: int, memory: float, device: torch.device) -
 
 def _tile_bytes(memory: float, device: torch.device) -> float:
     """Bytes of one tile of scores. About six arrays of its size are alive at once in the backward pass."""
-    cached = CACHE_BYTES * torch.get_num_threads()
-    return min(memory / 6, cached) if device.type == "cpu" and math.isfinite(memory) else memory / 6
+    return min(memory / 6, CACHE_BYTES * torch.get_num_threads()) if device.type == "cpu" else memory / 6

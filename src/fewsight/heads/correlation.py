@@ -28,6 +28,7 @@ from fewsight.heads.correlation_block import (
     kept_columns,
     pooling_matrix,
 )
+from fewsight.heads.support_tokens import covered_tokens, directions_of, seen_tokens, support_directions
 from fewsight.shapes import check_shapes
 
 __all__ = [
@@ -72,93 +73,9 @@ def correlation_tokens(
         support_cls=(support_cls, "B L D"),
         support_patches=(support_patches, "B L h w D"),
     )
-    query = _directions(query_patches.flatten(2, 3), heads)
+    query = directions_of(query_patches.flatten(2, 3), heads)
     support = support_directions(support_cls, support_patches, heads=heads, support_grid=support_grid)
     return query @ support.transpose(-1, -2)
-
-
-def support_directions(
-    support_cls: Tensor, support_patches: Tensor, *, heads: int, support_grid: tuple[int, int]
-) -> Tensor:
-    """Unit vectors of the class token and the reduced patch grid, [B, n·L, 1 + gh·gw, d].
-
-    The patch map is resized bilinearly with corners aligned and no antialiasing, raw vectors first and unit
-    length after, as published: most patches of a fine grid are never read.
-
-    Raises:
-        InvalidInput: shapes do not fit, heads does not divide D, or the grid is empty.
-    """
-    sizes = check_shapes(support_cls=(support_cls, "B L D"), support_patches=(support_patches, "B L h w D"))
-    B, L, D = sizes["B"], sizes["L"], sizes["D"]
-    if min(support_grid) < 1:
-        raise InvalidInput(f"support_grid is {tuple(support_grid)}; expected at least (1, 1).")
-    maps = support_patches.flatten(0, 1).permute(0, 3, 1, 2)  # [B·L, D, h, w]
-    maps = F.interpolate(maps, size=tuple(support_grid), mode="bilinear", align_corners=True)
-    patches = maps.flatten(2).transpose(1, 2).reshape(B, L, -1, D)
-    return _directions(torch.cat([support_cls[:, :, None], patches], dim=2), heads)
-
-
-def _directions(vectors: Tensor, heads: int) -> Tensor:
-    """[B, L, T, D] -> [B, n·L, T, d] of unit length (norm floor 1e-12), head-major."""
-    B, L, T, D = vectors.shape
-    if heads < 1 or D % heads:
-        raise InvalidInput(f"heads is {heads}; expected a divisor of the width {D}.")
-    split = F.normalize(vectors.reshape(B, L, T, heads, D // heads), dim=-1, eps=1e-12)
-    return split.permute(0, 3, 1, 2, 4).reshape(B, heads * L, T, D // heads)
-
-
-def seen_tokens(support_mask: Tensor, *, grid: tuple[int, int]) -> Tensor:
-    """Which support tokens a mask lets through: the published point sampling, bool [B, gh·gw].
-
-    The authors resize the mask bilinearly with corners aligned and keep what is not 0. So token i reads the
-    point i·(H - 1)/(gh - 1): its row and, only where that is not an integer, the next one; columns alike. In
-    integers that is exact, where float32 weights of 1e-6 may tip the authors' last point. Objects between
-    points vanish; `covered_tokens` does not lose them.
-
-    Args:
-        support_mask: 0 = background, anything else = foreground, any dtype, [B, H, W] in pixels.
-        grid: (gh, gw).
-
-    Raises:
-        InvalidInput: not three axes, no pixels, or an empty grid.
-
-    >>> seen_tokens(torch.eye(5)[None], grid=(2, 2)).tolist()
-    [[True, False, False, True]]
-    """
-    foreground = _foreground(support_mask, grid)
-    rows = _points(foreground.shape[1], grid[0], foreground.device)
-    columns = _points(foreground.shape[2], grid[1], foreground.device)
-    near = foreground[:, rows].any(2)[:, :, columns]  # [B, gh, gw, 2]
-    return near.any(3).flatten(1)
-
-
-def covered_tokens(support_mask: Tensor, *, grid: tuple[int, int]) -> Tensor:
-    """As `seen_tokens`, but a token is kept where any pixel of its cell is foreground.
-
-    Cell i of g covers pixels floor(i·H/g) to ceil((i + 1)·H/g) - 1.
-    Differs from the published rule, which samples points; small objects stay visible.
-    """
-    foreground = _foreground(support_mask, grid)
-    return F.adaptive_max_pool2d(foreground.float()[:, None], tuple(grid))[:, 0].flatten(1) > 0
-
-
-def _foreground(support_mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    sizes = check_shapes(support_mask=(support_mask, "B H W"))
-    if min(sizes["H"], sizes["W"]) < 1 or min(grid) < 1:
-        raise InvalidInput(
-            f"support_mask has shape {list(support_mask.shape)} and grid is {tuple(grid)}; expected pixels and "
-            "at least one cell."
-        )
-    return support_mask != 0
-
-
-def _points(size: int, cells: int, device: torch.device) -> Tensor:
-    """First and second pixel that each of `cells` points reads, [cells, 2] (equal on an integer point)."""
-    if cells == 1:
-        return torch.zeros(1, 2, dtype=torch.int64, device=device)
-    scaled = torch.arange(cells, device=device) * (size - 1)
-    low = scaled // (cells - 1)
-    return torch.stack([low, low + (scaled % (cells - 1) != 0)], dim=1)
 
 
 class PatchColumns:
@@ -168,7 +85,9 @@ class PatchColumns:
     a factor for each query token, so that no second copy of all of them is made.
     """
 
-    def __init__(self, query: Tensor, support: Tensor, kept: Tensor | None, pool: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, query: Tensor, support: Tensor, kept: Tensor | None, pool: int, dtype: torch.dtype
+    ) -> None:
         """`query` [R or 1, L, P, D]; `support` [R, C, 1 + S, d]; correlations are cast to `dtype`."""
         self.rows, channels, columns, self._width = support.shape
         self.tokens, self._dtype, self._query = query.shape[2], dtype, query
@@ -296,7 +215,7 @@ class CorrelationTransformer(nn.Module):
         self._check_columns(sizes["T"])
         masks = tuple(seen) if seen is not None else (None,) * len(self.pools)
         kept, bias = _kept(masks[0])
-        dtype = self.linear[0].weight.dtype
+        dtype = self.linear.get_parameter("0.weight").dtype
         columns = PatchColumns(query_patches.flatten(2, 3), support, kept, self.pools[0], dtype)
         return self._decide(columns, masks, bias, (sizes["H"], sizes["W"]))
 
@@ -321,8 +240,10 @@ class CorrelationTransformer(nn.Module):
         query_grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         H, W = query_grid
-        if H * W != columns.tokens:
-            raise InvalidInput(f"query_grid is {(H, W)}; expected a product of {columns.tokens}, the query tokens.")
+        if columns.tokens != H * W:
+            raise InvalidInput(
+                f"query_grid is {(H, W)}; expected a product of {columns.tokens}, the query tokens."
+            )
         x = self.corrtransformer[0](columns, bias, self.memory_mib)
         for index in range(1, len(self.pools)):
             kept, bias = _kept(seen[index])
@@ -369,7 +290,9 @@ def _check_sizes(channels: int, widths: Sequence[int], pools: Sequence[int], hea
                 f"widths holds {width}; expected twice a multiple of heads ({heads}) and of groups ({groups})."
             )
     if widths[-1] % 4:
-        raise InvalidInput(f"widths ends with {widths[-1]}; expected a multiple of 4, the groups of the neck.")
+        raise InvalidInput(
+            f"widths ends with {widths[-1]}; expected a multiple of 4, the groups of the neck."
+        )
 
 
 class EpisodePrediction(NamedTuple):
@@ -402,7 +325,9 @@ def predict_episode(class_logits: Tensor, mask_logits: Tensor, *, size: tuple[in
     """
     sizes = check_shapes(class_logits=(class_logits, "B K N 2"), mask_logits=(mask_logits, "B K N 2 h w"))
     if min(sizes.values()) < 1 or min(size) < 1:
-        raise InvalidInput(f"mask_logits has shape {list(mask_logits.shape)} and size is {tuple(size)}; an axis is empty.")
+        raise InvalidInput(
+            f"mask_logits has shape {list(mask_logits.shape)} and size is {tuple(size)}; an axis is empty."
+        )
     presence = (class_logits[..., 1] - class_logits[..., 0]).sigmoid().mean(1)
     # A softmax over two depends on their difference alone, which is what has to be resized.
     margin = (mask_logits[:, :, :, 1] - mask_logits[:, :, :, 0]).flatten(0, 1)  # [B·K, N, h, w]

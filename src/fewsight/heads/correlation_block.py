@@ -164,7 +164,8 @@ class CorrelationAttention(nn.Module):
         weight, offset = self.qkv.weight.flatten(1), self.qkv.bias
         assert offset is not None
         # One product for the shortcut and the queries; the shortcut has no bias.
-        both = torch.cat([self.short_cut[0].weight.flatten(1), weight[: self.hidden]])
+        project = self.short_cut.get_parameter("0.weight").flatten(1)
+        both = torch.cat([project, weight[: self.hidden]])
         projected = (both @ pooled.reshape(R, C, -1)).view(R, -1, p, columns)
         shortcut, q = projected.split([self.out_width, self.hidden], dim=1)
         q = q + offset[: self.hidden, None, None]

@@ -67,6 +67,8 @@ class Correspondence(Head):
         neighbours: k of the margin; None: at most 10, at most half of the smallest foreground.
         temperature: τ of the margin, in units of cosine.
         fraction: share of a query's patches that speak for presence.
+        presence_level: raw presence score that counts as absent where no support shows it (one class); 0.4 was
+            measured with the bundled backbone at 256 px and is no promise.
         calibration_images: at most this many supports are asked for calibration, evenly chosen.
     """
 
@@ -78,6 +80,7 @@ class Correspondence(Head):
         neighbours: int | None = None,
         temperature: float = 0.07,
         fraction: float = 0.02,
+        presence_level: float = 0.4,
         calibration_images: int = 64,
     ) -> None:
         super().__init__()
@@ -87,10 +90,15 @@ class Correspondence(Head):
             raise InvalidInput(f"neighbours is {neighbours}; expected at least 1, or None.")
         if not 0 < temperature < float("inf") or not 0 < fraction <= 1:
             raise InvalidInput(
-                f"temperature and fraction are {temperature} and {fraction}; expected a positive number and one in (0, 1]."
+                f"temperature and fraction are {temperature} and {fraction}; expected a positive number and one "
+                "in (0, 1]."
             )
         self.tokens, self.neighbours, self.temperature = tokens, neighbours, temperature
-        self.fraction, self.calibration_images = fraction, calibration_images
+        self.fraction, self.presence_level, self.calibration_images = (
+            fraction,
+            presence_level,
+            calibration_images,
+        )
         self.request = Request(keys=tokens == "keys", attention=attention)
 
     @classmethod
@@ -108,7 +116,9 @@ class Correspondence(Head):
         if self.tokens == "keys":
             found = None if features.keys is None else features.keys.permute(0, 2, 3, 1, 4).flatten(3)
         if found is None:
-            raise InvalidInput(f"the features hold no {self.tokens}; correspondence needs a backbone with a patch grid.")
+            raise InvalidInput(
+                f"the features hold no {self.tokens}; correspondence needs a backbone with a patch grid."
+            )
         return found if found.dtype == torch.float64 else found.float()
 
     def condition(self, support: Support) -> ConditionedCorrespondence:
@@ -120,7 +130,12 @@ class Correspondence(Head):
         patches = self.patches(support.features)
         prior, given = support_prior(support, patches)
         return ConditionedCorrespondence(
-            self, support.names, patches, prior, given.to(patches.device), support.membership.to(patches.device)
+            self,
+            support.names,
+            patches,
+            prior,
+            given.to(patches.device),
+            support.membership.to(patches.device),
         )
 
     def restore(self, names: Sequence[str], state: Mapping[str, Tensor]) -> ConditionedCorrespondence:
@@ -191,9 +206,7 @@ class ConditionedCorrespondence:
     def presence_threshold(self, *, false_alarms: float | None = None) -> PresenceThreshold:
         """The threshold of raw presence scores; with `false_alarms` one that promises at most this share."""
         positives, negatives = self.evidence
-        return presence_threshold(
-            positives, negatives, alpha=false_alarms, default=(0.0, self.head.temperature)
-        )
+        return presence_threshold(positives, negatives, alpha=false_alarms, default=self.head.presence_level)
 
     @cached_property
     def threshold(self) -> PresenceThreshold:
@@ -214,9 +227,10 @@ class ConditionedCorrespondence:
     def evidence(self) -> tuple[Tensor, Tensor]:
         """Presence scores of supports, each under the others: of classes they have, and of classes they have not.
 
-        With one class there are no negatives of other classes: each photo's own background stands for them.
+        One class gives no negatives. Windows of a photo's own background were tried in their place and are not
+        used: beside the photo's own foreground they score higher than other photos with the class do.
         """
-        count, ways = self.membership.shape
+        count = len(self.patches)
         asked = torch.linspace(0, count - 1, min(count, self.head.calibration_images)).round().long().unique()
         positives, negatives = [], []
         for image in asked.tolist() if count > 1 else []:
@@ -226,53 +240,8 @@ class ConditionedCorrespondence:
             own = self.membership[image]
             positives.append(scores[own & known])
             negatives.append(scores[~own & known])
-        if ways == 1:
-            negatives = [self._background_scores(image) for image in asked.tolist()]
         empty = self.patches.new_zeros(0)
         return torch.cat([empty, *positives]), torch.cat([empty, *negatives])
-
-    def _background_scores(self, image: int) -> Tensor:
-        """Presence scores of half-sized windows of a photo's own background, for a support of one class.
-
-        The photo is left out of the background bank if there are others, else its patches within one patch of
-        the query patch are.
-        """
-        count, height, width, _ = self.patches.shape
-        outside = self.bank.prior[image, 0].view(height, width) < 0.2
-        own = self.patches[image : image + 1]
-        if count > 1:
-            bank = self._bank(torch.arange(count)[torch.arange(count) != image])
-            margin = self._margins(bank, own)[0]
-        else:
-            bank, margin = self.bank, self._margin_to_itself()
-        cosine = self._cosines(bank, own)[0, :-1]
-        scores = []
-        tall, wide = (height + 1) // 2, (width + 1) // 2
-        for top in sorted({0, height // 4, height - tall}):
-            for left in sorted({0, width // 4, width - wide}):
-                window = torch.zeros_like(outside)
-                window[top : top + tall, left : left + wide] = True
-                inside = (window & outside).flatten()
-                if int(inside.sum()) * 2 >= tall * wide:
-                    scores.append(self._best(margin[:, inside]) + self._best(cosine[:, inside]))
-        return torch.cat(scores) if scores else self.patches.new_zeros(0)
-
-    def _margin_to_itself(self) -> Tensor:
-        """Margins [1, P] of the one photo there is, each patch compared only with patches two or more away."""
-        _, height, width, _ = self.patches.shape
-        place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(self.patches.device)
-        near = ((place[:, None] - place).abs() <= 1).all(2)
-        query = self.bank.directions[0]
-        similarity = (query @ query.T).masked_fill(near, -torch.inf)
-        temperature, prior = self.head.temperature, self.bank.prior[0, 0]
-        sides = []
-        for weight in (prior, 1 - prior):
-            z = similarity + log_weight(weight, temperature)
-            best = z.topk(min(self.bank.neighbours, len(z)), dim=1).values
-            count = best.isfinite().sum(1).clamp(min=1)
-            sides.append(temperature * ((best / temperature).logsumexp(1) - count.to(best.dtype).log()))
-        cosine = self._cosines(self.bank, self.patches)[0]
-        return (sides[0] - sides[1])[None] + cosine[:-1] - cosine[-1:]
 
     def _bank(self, index: Tensor) -> Bank:
         index = index.to(self.patches.device)
@@ -293,16 +262,24 @@ class ConditionedCorrespondence:
 
     def _margins(self, bank: Bank, patches: Tensor) -> Tensor:
         """[Q, N, P'] of queries [Q, h, w, D]; -inf for a class without a support in the bank."""
-        settings = {"neighbours": bank.neighbours, "temperature": self.head.temperature}
+        k, temperature = bank.neighbours, self.head.temperature
         query = F.normalize(patches.flatten(0, 2) - bank.mean, dim=-1, eps=1e-12)  # [Q·P', D]
         # Foreground of any class is background of none: classes compete by their margins.
-        outside = log_weight(1 - bank.prior.amax(1), self.head.temperature)
-        against = soft_maximum(query, bank.directions.flatten(0, 1), outside.flatten(), **settings)
+        outside = log_weight(1 - bank.prior.amax(1), temperature)
+        against = soft_maximum(
+            query, bank.directions.flatten(0, 1), outside.flatten(), neighbours=k, temperature=temperature
+        )
         margin = query.new_full((len(self.names), len(query)), -torch.inf)
         for way in bank.membership.any(0).nonzero().flatten().tolist():
             own = bank.membership[:, way]
-            weight = log_weight(bank.prior[own, way], self.head.temperature)
-            nearest = soft_maximum(query, bank.directions[own].flatten(0, 1), weight.flatten(), **settings)
+            weight = log_weight(bank.prior[own, way], temperature)
+            nearest = soft_maximum(
+                query,
+                bank.directions[own].flatten(0, 1),
+                weight.flatten(),
+                neighbours=k,
+                temperature=temperature,
+            )
             margin[way] = nearest - against
         cosine = self._cosines(bank, patches)
         margin = margin.unflatten(1, (len(patches), -1)).transpose(0, 1)

@@ -136,7 +136,9 @@ def neighbours_for(prior: Tensor, support_class: Tensor, *, num_classes: int, mo
         support_class: 0..N-1, [S].
     """
     check_shapes(prior=(prior, "S"), support_class=(support_class, "S"))
-    sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, support_class.cpu(), prior.double().cpu())
+    sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(
+        0, support_class.cpu(), prior.double().cpu()
+    )
     return min(most, max(1, int(float(sums.min()) // 2)))
 
 
@@ -184,7 +186,9 @@ def cycle_consistency(
     returned = (support_class[home] == support_class) & (prior[home] >= 0.5)
     sums = prior.new_zeros(2, num_classes)
     sums.index_add_(1, support_class.long(), torch.stack([prior * returned, prior]))
-    return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=torch.finfo(prior.dtype).tiny), 0).to(query.dtype)
+    return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=torch.finfo(prior.dtype).tiny), 0).to(
+        query.dtype
+    )
 
 
 def smooth_margins(margin: Tensor, patches: Tensor, *, threshold: float = 0.2) -> Tensor:
@@ -218,4 +222,6 @@ def _check(query: Tensor, support: Tensor, prior: Tensor, support_class: Tensor,
         raise InvalidInput(f"support_class holds a value outside 0 to {num_classes - 1}.")
     absent = (torch.bincount(support_class.flatten().cpu(), minlength=num_classes) == 0).nonzero().flatten()
     if len(absent):
-        raise InvalidInput(f"support_class has no patch of class {int(absent[0])}; every class needs a support.")
+        raise InvalidInput(
+            f"support_class has no patch of class {int(absent[0])}; every class needs a support."
+        )

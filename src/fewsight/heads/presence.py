@@ -18,6 +18,9 @@ from torch import Tensor
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
 
+MANY = 20
+"""Scores of each kind from which balanced accuracy is more than chance."""
+
 __all__ = ["PresenceThreshold", "presence_probability", "presence_threshold", "separation"]
 
 
@@ -26,35 +29,39 @@ class PresenceThreshold(NamedTuple):
 
     `false_alarm_rate` is the promised share of absent classes called present, or None where the support is too
     small to promise one. `scale` turns distances from the threshold into log odds. `rule` names how the value
-    was found; `"none"`: there was nothing to learn from, and the value is that of the definition.
+    was found; `"level"`: no support showed an absent class, and a level given from elsewhere stands in.
     """
 
     value: float
     scale: float
-    rule: Literal["balanced", "conformal", "largest", "none"]
+    rule: Literal["balanced", "means", "conformal", "largest", "level"]
     false_alarm_rate: float | None
 
 
 def presence_threshold(
-    positives: Tensor, negatives: Tensor, *, alpha: float | None = None, default: tuple[float, float] = (0.0, 0.07)
+    positives: Tensor, negatives: Tensor, *, alpha: float | None = None, default: float = 0.4
 ) -> PresenceThreshold:
     """Threshold of presence from scores of supports.
 
-    With positives and at least three negatives, and no `alpha`: the middle of the widest gap of best balanced
-    accuracy. Else the 1 - alpha conformal quantile of the negatives (alpha 0.1 unless given), or the largest
-    negative where they are too few for it: fewer than 1/alpha - 1.
+    Without `alpha`, and with positives: the middle of the two means (of `default` in place of the negatives' mean
+    where there are none); from twenty scores of each kind on the middle of the widest gap of best balanced
+    accuracy. With fewer that gap is chance: on 2-way 5-shot episodes of VOC photos the means gave an exact ratio
+    of 0.81, the gap 0.75.
+
+    With `alpha`, or without positives: the 1 - alpha conformal quantile of the negatives (alpha 0.1 unless given),
+    or the largest negative where they are fewer than 1/alpha - 1 and nothing can be promised.
 
     Args:
         positives: scores of classes that are there, [n], any order, may be empty.
         negatives: scores of classes that are not there, [m], may be empty.
         alpha: share of absent classes that may be called present, in (0, 1); given = a promise is asked for.
-        default: value and scale where there are no negatives.
+        default: a score that counts as absent where there are no negatives.
 
     Raises:
         InvalidInput: not one axis, NaN, or alpha outside (0, 1).
 
-    >>> presence_threshold(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])).value
-    0.55
+    >>> round(presence_threshold(torch.tensor([0.9, 0.7]), torch.tensor([0.1, 0.3])).value, 6)
+    0.5
     """
     sizes = check_shapes(positives=(positives, "n"), negatives=(negatives, "m"))
     if positives.isnan().any() or negatives.isnan().any():
@@ -62,11 +69,14 @@ def presence_threshold(
     if alpha is not None and not 0 < alpha < 1:
         raise InvalidInput(f"alpha is {alpha}; expected a number in (0, 1).")
     positives, negatives = positives.double(), negatives.double()
-    scale = _scale(positives, negatives, default[1])
-    if alpha is None and sizes["n"] and sizes["m"] >= 3:
-        return PresenceThreshold(_balanced(positives, negatives), scale, "balanced", None)
+    scale = _scale(positives, negatives)
     if sizes["m"] == 0:
-        return PresenceThreshold(default[0], scale, "none", None)
+        middle = (float(positives.mean()) + default) / 2 if sizes["n"] and alpha is None else default
+        return PresenceThreshold(middle, scale, "level", None)
+    if alpha is None and min(sizes["n"], sizes["m"]) >= MANY:
+        return PresenceThreshold(_balanced(positives, negatives), scale, "balanced", None)
+    if alpha is None and sizes["n"]:
+        return PresenceThreshold(float(positives.mean() + negatives.mean()) / 2, scale, "means", None)
     rate = 0.1 if alpha is None else alpha
     # 1e-9: (m + 1)(1 - alpha) can exceed a whole number by rounding.
     rank = math.ceil((sizes["m"] + 1) * (1 - rate) - 1e-9)
@@ -103,11 +113,8 @@ def _balanced(positives: Tensor, negatives: Tensor) -> float:
     return float(middles[torch.where(best, scores[1:] - scores[:-1], -1).argmax()])
 
 
-def _scale(positives: Tensor, negatives: Tensor, default: float) -> float:
-    """A quarter of the distance of the means, so that they lie at about 0.88 and 0.12."""
+def _scale(positives: Tensor, negatives: Tensor) -> float:
+    """A quarter of the distance of the means, so that they lie at about 0.88 and 0.12; else a usual value."""
     if len(positives) and len(negatives):
-        distance = float(positives.mean() - negatives.mean()) / 4
-    else:
-        some = positives if len(positives) else negatives
-        distance = float(some.std()) if len(some) > 1 else default
-    return max(distance, 1e-3)
+        return max(float(positives.mean() - negatives.mean()) / 4, 1e-2)
+    return 0.1

@@ -77,11 +77,19 @@ def ragged_answers(
         queries: queries of each episode, long `[E]`.
         metric, centring: as in `Prototypes`; the centre is the mean of all supports of an episode.
     """
-    check_shapes(table=(table, "N D"), support=(support, "S"), starts=(starts, "C"), ways=(ways, "E"), queries=(queries, "E"))
+    check_shapes(
+        table=(table, "N D"),
+        support=(support, "S"),
+        starts=(starts, "C"),
+        ways=(ways, "E"),
+        queries=(queries, "E"),
+    )
     means = embedding_bag(support, table, starts, mode="mean")  # [C, D]
     shots = torch.diff(starts, append=starts.new_tensor([len(support)]))
     answers = []
-    parts = zip(means.split(ways.tolist()), shots.split(ways.tolist()), query.split(queries.tolist()), strict=True)
+    parts = zip(
+        means.split(ways.tolist()), shots.split(ways.tolist()), query.split(queries.tolist()), strict=True
+    )
     for part, counts, rows in parts:
         centre = None
         if metric == "cosine" and centring:
@@ -91,7 +99,9 @@ def ragged_answers(
     return torch.cat(answers) if answers else query.new_zeros(0)
 
 
-def _weights(means: Tensor, metric: Metric, centring: float, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _weights(
+    means: Tensor, metric: Metric, centring: float, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`[E, K, D]` and `[E, 1, K]` so that queries @ weights.T + shift has the best way of the head's scores."""
     if metric == "euclidean":
         return 2 * means, -means.square().sum(-1)[:, None]

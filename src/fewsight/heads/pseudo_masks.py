@@ -100,7 +100,9 @@ def cst_pseudo_masks(
     Raises:
         InvalidInput: shapes do not fit, or the threshold lies outside [0, 1].
     """
-    check_shapes(cls_query=(cls_query, "B n d"), present=(present, "B"), support_keys=(support_keys, "B n h w d"))
+    check_shapes(
+        cls_query=(cls_query, "B n d"), present=(present, "B"), support_keys=(support_keys, "B n h w d")
+    )
     if not 0 <= threshold <= 1:
         raise InvalidInput(f"threshold is {threshold}; expected a number in [0, 1].")
     support = (cls_similarity(cls_query, support_keys, size=size) + 1) / 2 > threshold
@@ -154,7 +156,9 @@ def attention_mass_mask(attention: Tensor, *, mass: float = 0.6) -> Tensor:
     if not 0 < mass <= 1:
         raise InvalidInput(f"mass is {mass}; expected a number in (0, 1].")
     if not (attention.isfinite() & (attention >= 0)).all() or not (attention.sum(1) > 0).all():
-        raise InvalidInput("attention holds negative, non-finite or only zero values; expected a softmax row.")
+        raise InvalidInput(
+            "attention holds negative, non-finite or only zero values; expected a softmax row."
+        )
     ordered, order = attention.double().sort(dim=1, stable=True)
     running = (ordered / ordered.sum(1, keepdim=True)).cumsum(1)
     # Equal values take the running sum of their last: the nearest end of a group at or after each place.
@@ -228,12 +232,14 @@ def mask_prior(mask: Tensor, *, grid: tuple[int, int], void: int | None = 255) -
         InvalidInput: the mask is empty, or holds no foreground.
     """
     check_shapes(mask=(mask, "H W"))
-    known = torch.ones_like(mask, dtype=torch.bool) if mask.dtype == torch.bool or void is None else mask != void
+    known = (
+        torch.ones_like(mask, dtype=torch.bool) if mask.dtype == torch.bool or void is None else mask != void
+    )
     foreground = known & (mask != 0)
     if not foreground.any():
         raise InvalidInput("mask has no foreground; give a mask that marks the object, or none at all.")
     both = torch.stack([foreground, known]).double()
-    inside, counted = F.adaptive_avg_pool2d(_divisible(both, grid), tuple(grid))
+    inside, counted = F.adaptive_avg_pool2d(_divisible(both, grid), grid)
     share = inside / counted.clamp(min=torch.finfo(torch.float64).tiny)
     largest = share.max()
     return (share / largest if largest < 0.5 else share).float()

@@ -125,45 +125,56 @@ TargetsOf = Callable[[slice], Sequence[Tensor | None]]
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Rows `[V, R]` of `-<targets, log softmax(x)>` for logits `[V, R, K]`; targets of a view sum to its mass."""
+    """Rows `[V, R]` of `mass logsumexp(x) - <targets, x>` for logits `[V, R, K]`; targets sum to the mass."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, temperature: float, masses: Sequence[int], targets_of: TargetsOf
     ) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.settings = temperature, masses, targets_of
         losses = at_least_float32(logits.new_zeros(logits.shape[:2]))
+        normalisers = torch.zeros_like(losses)
         for rows in _blocks(logits):
-            for view, targets in enumerate(targets_of(rows)):
-                if targets is not None:
-                    x = _scaled(logits[view, rows], temperature)
-                    log_q = torch.log_softmax(x, dim=1)
-                    losses[view, rows] = -torch.linalg.vecdot(log_q, targets.to(log_q.dtype))
+            parts = (tensor[:, rows].unbind() for tensor in (logits, losses, normalisers))
+            for block, loss, normaliser, targets, mass in zip(*parts, targets_of(rows), masses, strict=True):
+                if targets is None:
+                    continue
+                block = at_least_float32(block)
+                top = block.amax(dim=1, keepdim=True).div_(-temperature)
+                # Shifted by the maximum before the product, lest large logits cancel.
+                x = torch.add(top, block, alpha=1 / temperature)
+                product = torch.linalg.vecdot(x, targets.to(x.dtype))
+                spread = x.exp_().sum(dim=1).log_()
+                torch.sub(spread, top[:, 0], out=normaliser)
+                torch.sub(spread.mul_(mass), product, out=loss)
+        ctx.save_for_backward(logits, normalisers)
+        ctx.settings = temperature, masses, targets_of
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        (logits,) = ctx.saved_tensors
+        logits, normalisers = ctx.saved_tensors
         temperature, masses, targets_of = ctx.settings
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        scale = gradients[0] / temperature
+        weights = (gradients[0] / temperature)[..., None]
         for rows in _blocks(logits):
-            for view, targets in enumerate(targets_of(rows)):
+            parts = (
+                tensor[:, rows].unbind() for tensor in (logits, gradient, weights, -normalisers[..., None])
+            )
+            for block, place, weight, shift, targets, mass in zip(
+                *parts, targets_of(rows), masses, strict=True
+            ):
                 if targets is None:
-                    gradient[view, rows] = 0
+                    place.zero_()
                     continue
-                weight = scale[view, rows, None]
-                q = torch.softmax(_scaled(logits[view, rows], temperature), dim=1)
-                q.mul_(weight * masses[view])
-                gradient[view, rows] = q.addcmul_(targets.to(q.dtype), weight, value=-1)
+                # Full-precision logits have their gradient made in place, without a copy of the block.
+                q = place if place.dtype == shift.dtype else torch.empty_like(place, dtype=shift.dtype)
+                torch.add(shift, at_least_float32(block), alpha=1 / temperature, out=q)
+                q.exp_().mul_(weight * mass).addcmul_(targets.to(q.dtype), weight, value=-1)
+                if q is not place:
+                    place.copy_(q)
         return gradient, None, None, None
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
     return row_blocks(logits.shape[1], logits.shape[2], logits.device, scale=0.25)
-
-
-def _scaled(block: Tensor, temperature: float) -> Tensor:
-    return at_least_float32(block) * (1 / temperature)

@@ -36,6 +36,10 @@ def episode_loss(scores: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(scores, targets)
 
 
+def _full(features: Features) -> Features:
+    return features.map(lambda tensor: tensor if tensor.dtype == torch.float64 else tensor.float())
+
+
 class Episodic(Objective):
     """Trains a backbone and a head on episodes.
 
@@ -48,7 +52,9 @@ class Episodic(Objective):
 
     sampling: Sampling = "episodes"
 
-    def __init__(self, backbone: Backbone, head: Head, *, temperature: float = 1.0, frozen: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, head: Head, *, temperature: float = 1.0, frozen: bool = False
+    ) -> None:
         super().__init__()
         if not temperature > 0:
             raise InvalidInput(f"temperature is {temperature}; expected a positive number.")
@@ -78,8 +84,9 @@ class Episodic(Objective):
         labels = batch.labels[is_support]
         classes = torch.unique(labels)
         names = tuple(str(int(label)) for label in classes)
-        conditioned = self.head.condition(Support(support, membership_from_labels(labels), names))
-        scores = conditioned.scores(query) / self.temperature
+        with torch.autocast(labels.device.type, enabled=False):  # distances and softmax need float32
+            chosen = Support(_full(support), membership_from_labels(labels), names)
+            scores = self.head.condition(chosen).scores(_full(query)) / self.temperature
         targets = torch.searchsorted(classes, batch.labels[~is_support])
         self._accuracy = (scores.detach().argmax(1) == targets).float().mean()
         return Terms({"episode": episode_loss(scores, targets)})

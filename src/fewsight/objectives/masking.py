@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fewsight.errors import InvalidInput
-from fewsight.objectives.ranges import check_positive, check_within
+from fewsight.objectives.ranges import check_positive, check_within, whole, whole_pair
 from fewsight.shapes import check_shapes
 
 __all__ = [
@@ -61,7 +61,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     """
     check_shapes(images=(images, "B C H W"))
     B, C, H, W = images.shape
-    p = _whole(patch_size, "patch_size")
+    p = whole(patch_size, "patch_size")
     if H % p or W % p or not H or not W:
         raise InvalidInput(f"images are {H} x {W} pixels; expected sides that patch_size {p} divides.")
     patches = images.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 3, 5, 1)  # [B, h, w, p, p, C]
@@ -76,7 +76,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid_size: tuple[int, int]) -> 
     """
     check_shapes(patches=(patches, "B L V"))
     B, L, V = patches.shape
-    p, (h, w) = _whole(patch_size, "patch_size"), _pair(grid_size)
+    p, (h, w) = whole(patch_size, "patch_size"), whole_pair(grid_size, "grid_size")
     if h * w != L or V % (p * p):
         raise InvalidInput(
             f"patches has shape {list(patches.shape)}; expected {h} * {w} patches of {p} * {p} * C values."
@@ -148,7 +148,7 @@ def grid_mask(
         "mask_patch_size": mask_patch_size,
         "model_patch_size": model_patch_size,
     }
-    input_size, mask_patch_size, model_patch_size = (_whole(size, name) for name, size in sizes.items())
+    input_size, mask_patch_size, model_patch_size = (whole(size, name) for name, size in sizes.items())
     if input_size % mask_patch_size or mask_patch_size % model_patch_size:
         raise InvalidInput(
             f"input_size {input_size}, mask_patch_size {mask_patch_size} and model_patch_size "
@@ -193,7 +193,7 @@ def block_mask(
     Raises:
         InvalidInput: a grid, target or aspect out of range.
     """
-    h, w = _pair(grid_size)
+    h, w = whole_pair(grid_size, "grid_size")
     low, high = (float(bound) for bound in aspect)
     check_positive(aspect_low=low, aspect_high=high, min_patches=min_patches)
     check_within(0, h * w, target_count=target_count)
@@ -237,7 +237,7 @@ def block_masks(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Tensor:
     """One block mask for each target, `[B, h, w]`; `min_patches` None is iBOT's `(min(h, w) // 3)^2`."""
-    h, w = _pair(grid_size)
+    h, w = whole_pair(grid_size, "grid_size")
     least = max(1, (min(h, w) // 3) ** 2) if min_patches is None else min_patches
     rows = _uniform_rows(generator)
     masks = [block_mask((h, w), target, least, max_patches, aspect, rows) for target in target_counts]
@@ -306,8 +306,8 @@ def gmml_mask(
     Raises:
         InvalidInput: settings out of range, `align` not below the longest side, draws that end too early.
     """
-    H, W = _pair(size)
-    align = _whole(align, "align")
+    H, W = whole_pair(size, "size")
+    align = whole(align, "align")
     check_within(0, 1, fraction_draw=fraction_draw, max_fraction=max_fraction, max_block=max_block)
     check_positive(max_fraction=max_fraction)
     longest = int(H * max_block), int(W * max_block)
@@ -351,7 +351,7 @@ def gmml_masks(
     masks = [
         gmml_mask(size, rows, float(generator.random()), max_fraction, align, max_block) for _ in range(count)
     ]
-    return torch.stack(masks) if masks else torch.zeros(0, *_pair(size), dtype=torch.int64)
+    return torch.stack(masks) if masks else torch.zeros(0, *whole_pair(size, "size"), dtype=torch.int64)
 
 
 def patch_mask(mask: Tensor, patch_size: int) -> Tensor:
@@ -393,15 +393,3 @@ def _rows(draws: Draws) -> Iterator[Sequence[float]]:
 def _uniform_rows(generator: numpy.random.Generator) -> Iterator[Sequence[float]]:
     while True:
         yield from generator.random((64, 4)).tolist()
-
-
-def _whole(value: int, name: str) -> int:
-    if int(value) != value or value < 1:
-        raise InvalidInput(f"{name} is {value}; expected a whole number of 1 or more.")
-    return int(value)
-
-
-def _pair(size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2:
-        raise InvalidInput(f"grid_size is {size}; expected (height, width).")
-    return _whole(size[0], "grid_size"), _whole(size[1], "grid_size")

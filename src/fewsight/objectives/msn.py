@@ -98,11 +98,13 @@ def msn_loss(
 @torch.no_grad()
 def _assigned(targets: Tensor, prototypes: Tensor, temperature: float, iterations: int | None) -> Tensor:
     """Sharpened, and where asked for balanced, distributions `[B, K]` of the targets."""
-    scores = targets @ (prototypes / temperature).T
-    if iterations is None:
-        return scores.softmax(dim=1)
-    # The authors balance the sharpened probabilities: rows are normalised before the first column step.
-    return assignments.sinkhorn(scores.sub_(scores.logsumexp(dim=1, keepdim=True)), 1.0, iterations)
+    scores = targets.new_empty(len(targets), len(prototypes))
+    for rows in row_blocks(len(targets), len(prototypes), scores.device):
+        block = (targets[rows] / temperature) @ prototypes.T
+        # The authors balance the sharpened probabilities: rows are normalised before the first column step.
+        normalise = torch.softmax if iterations is None else torch.log_softmax
+        normalise(block, dim=1, out=scores[rows])
+    return scores if iterations is None else assignments.sinkhorn(scores, 1.0, iterations)
 
 
 class _PrototypeTerms(torch.autograd.Function):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from fewsight.errors import InvalidInput
 
-__all__ = ["check_choice", "check_positive", "check_within"]
+__all__ = ["check_choice", "check_positive", "check_within", "whole", "whole_pair"]
 
 
 def check_positive(**values: float) -> None:
@@ -38,3 +38,21 @@ def check_choice(choices: Collection[str], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
             raise InvalidInput(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
+
+
+def whole(value: float, name: str) -> int:
+    """`value` as an int; raise `InvalidInput` unless it is a whole number of 1 or more.
+
+    >>> whole(16.0, "patch_size")
+    16
+    """
+    if not math.isfinite(value) or int(value) != value or value < 1:
+        raise InvalidInput(f"{name} is {value}; expected a whole number of 1 or more.")
+    return int(value)
+
+
+def whole_pair(size: Sequence[int], name: str) -> tuple[int, int]:
+    """(height, width) of whole numbers; raise `InvalidInput` for anything else."""
+    if len(size) != 2:
+        raise InvalidInput(f"{name} is {size}; expected (height, width).")
+    return whole(size[0], name), whole(size[1], name)

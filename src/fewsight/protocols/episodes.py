@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewsight.backbones.features import Features
-from fewsight.data.fixed_episodes import Episode, EpisodeBatch, FixedEpisodes
+from fewsight.data.fixed_episodes import EpisodeBatch, FixedEpisodes
 from fewsight.evaluation.intervals import Comparison, Interval, compare, mean_interval
 from fewsight.heads.head import Head, Support, membership_from_labels
 from fewsight.heads.prototype_episodes import fixed_answers
@@ -32,7 +32,7 @@ class EpisodeResult:
     """What came of E episodes.
 
     Attributes:
-        accuracies: share of right answers in each, float64 [E].
+        accuracies: share of right answers in each, float64 [E]; NaN where no query was left.
         confusion: answers by class id (rows: true), int64 [K, K], K classes of the data.
     """
 
@@ -42,16 +42,24 @@ class EpisodeResult:
     @property
     def accuracy(self) -> Interval:
         """Mean over episodes with its 95 % interval."""
-        return mean_interval(self.accuracies)
+        return mean_interval(self.accuracies[~numpy.isnan(self.accuracies)])
 
     def recalls(self) -> NDArray[numpy.float64]:
         """Share of right answers for each class, NaN for one that was never drawn, `[K]`."""
         seen = self.confusion.sum(1)
-        return numpy.divide(self.confusion.diagonal(), seen, out=numpy.full(len(seen), numpy.nan), where=seen > 0)
+        return numpy.divide(
+            self.confusion.diagonal(), seen, out=numpy.full(len(seen), numpy.nan), where=seen > 0
+        )
 
 
 def evaluate_episodes(
-    head: Head, features: Features, by_class: Sequence[NDArray[numpy.int64]], episodes: FixedEpisodes, count: int
+    head: Head,
+    features: Features,
+    by_class: Sequence[NDArray[numpy.int64]],
+    episodes: FixedEpisodes,
+    count: int,
+    *,
+    groups: NDArray[numpy.int64] | None = None,
 ) -> EpisodeResult:
     """Run episodes 0 .. count - 1.
 
@@ -61,6 +69,7 @@ def evaluate_episodes(
         by_class: rows of each class, as the episodes were made from.
         episodes: see `FixedEpisodes`.
         count: how many.
+        groups: a number for each image; a query of which a group member is among the supports is left out.
     """
     table = _table(head, features)
     accuracies = numpy.empty(count)
@@ -72,15 +81,29 @@ def evaluate_episodes(
             assert isinstance(head, Prototypes)
             answers = _prototype_answers(head, table, batch)
         else:
-            answers = numpy.stack([_episode_answers(head, features, batch, place) for place in range(last - first)])
+            answers = numpy.stack(
+                [_episode_answers(head, features, batch, place) for place in range(last - first)]
+            )
         there = batch.query >= 0  # [E, K, Q]
+        if groups is not None:
+            there &= ~_shares_group(batch, groups)
         ways = numpy.arange(episodes.way)[None, :, None]
         right = (answers == ways) & there
-        accuracies[first:last] = right.sum((1, 2)) / there.sum((1, 2))
+        asked = there.sum((1, 2))
+        accuracies[first:last] = numpy.where(asked > 0, right.sum((1, 2)) / numpy.maximum(asked, 1), numpy.nan)
         true = numpy.broadcast_to(batch.classes[:, :, None], answers.shape)[there]
-        told = numpy.take_along_axis(batch.classes, answers.reshape(len(answers), -1), 1).reshape(answers.shape)[there]
+        told = numpy.take_along_axis(batch.classes, answers.reshape(len(answers), -1), 1).reshape(
+            answers.shape
+        )[there]
         numpy.add.at(confusion, (true, told), 1)
     return EpisodeResult(accuracies, confusion)
+
+
+def _shares_group(batch: EpisodeBatch, groups: NDArray[numpy.int64]) -> NDArray[numpy.bool_]:
+    """Which queries `[E, K, Q]` have a photo of their group among the supports of the episode."""
+    supports = groups[batch.support].reshape(len(batch.support), -1)  # [E, K S]
+    queries = groups[batch.query.clip(0)]
+    return (queries[..., None] == supports[:, None, None, :]).any(-1)
 
 
 def _table(head: Head, features: Features) -> Tensor | None:
@@ -117,4 +140,5 @@ def _episode_answers(head: Head, features: Features, batch: EpisodeBatch, place:
 
 def compare_results(first: EpisodeResult, second: EpisodeResult, names: tuple[str, str]) -> Comparison:
     """Paired comparison on the same episodes."""
-    return compare(first.accuracies, second.accuracies, names=names)
+    both = ~(numpy.isnan(first.accuracies) | numpy.isnan(second.accuracies))
+    return compare(first.accuracies[both], second.accuracies[both], names=names)

@@ -12,7 +12,7 @@ from fewsight.report.matches import Drawing, draw_matches
 from fewsight.report.tables import correct, rightly_rejected, said_labels
 from fewsight.report.thumbnails import Album, Thumbnail
 
-__all__ = ["Card", "Witness", "make_card"]
+__all__ = ["Card", "Witness", "make_card", "witness"]
 
 MOST_WITNESSES = 3  # support photos beside each answer
 MOST_OTHERS = 5  # classes in the list of all scores
@@ -71,8 +71,8 @@ def make_card(
         certainty=certainty(row) if row.answered else None,
         right=right,
         labels=said_labels(row),
-        witnesses=tuple(_witness(match, album) for match in for_it[:MOST_WITNESSES]),
-        rivals=tuple(_witness(match, album) for match in against_it[:MOST_WITNESSES]),
+        witnesses=tuple(witness(match, album, labels_of) for match in for_it[:MOST_WITNESSES]),
+        rivals=tuple(witness(match, album, labels_of) for match in against_it[:MOST_WITNESSES]),
         scores=tuple(best),
         drawings=tuple(_drawings(row, album, labels_of, transform)),
     )
@@ -91,8 +91,10 @@ def _witnesses(row: Prediction) -> tuple[Sequence[SupportMatch], Sequence[Suppor
     )
 
 
-def _witness(match: SupportMatch, album: Album) -> Witness:
-    return Witness(match.file, match.label, match.similarity, album.picture("support", match.file))
+def witness(match: SupportMatch, album: Album, labels_of: Mapping[str, Sequence[str]]) -> Witness:
+    """A support photo beside an answer; without a picture if it is not among the support photos of the page."""
+    picture = album.picture("support", match.file) if match.file in labels_of else None
+    return Witness(match.file, match.label, match.similarity, picture)
 
 
 def _drawings(

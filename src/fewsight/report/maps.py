@@ -14,8 +14,11 @@ __all__ = ["choose_method", "place", "principal_components"]
 Method = Literal["auto", "pca", "tsne"]
 Array = npt.NDArray[np.float64]
 
-# below, t-SNE has no neighbourhoods to keep; above, it takes over ten seconds on two cores
+# below, t-SNE has no neighbourhoods to keep; above, it takes over five seconds on one core
 TSNE_LEAST, TSNE_MOST = 12, 2000
+# half of scikit-learn's: on 360 photos of 15 classes, 74 % of a dot's 5 neighbours were of its class with 500 as
+# with 1000 steps (PCA: 25 %)
+ITERATIONS = 500
 
 
 def place(features: npt.ArrayLike, *, method: Method = "auto", seed: int = 0) -> Array:
@@ -59,13 +62,11 @@ def principal_components(points: Array, count: int) -> Array:
         return projected
     centred = points - points.mean(axis=0)
     # the smaller of the two symmetric matrices has the same leading directions
+    gram = centred @ centred.T if N <= D else centred.T @ centred
+    directions = np.linalg.eigh(gram)[1][:, ::-1][:, :count]
     if N <= D:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        directions = centred.T @ vectors[:, ::-1][:, :count]
+        directions = centred.T @ directions
         directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
-    else:
-        values, vectors = np.linalg.eigh(centred.T @ centred)
-        directions = vectors[:, ::-1][:, :count]
     strongest = np.abs(directions).argmax(axis=0)
     signs = np.sign(directions[strongest, np.arange(directions.shape[1])])
     projected[:, : directions.shape[1]] = centred @ (directions * np.where(signs == 0, 1, signs))
@@ -85,7 +86,11 @@ def _tsne(points: Array, seed: int) -> Array:
     start = reduced[:, :2] / max(reduced[:, 0].std(), 1e-12) * 1e-4
     perplexity = min(30.0, max(2.0, (N - 1) / 4))
     placed: Array = TSNE(
-        init=start.astype(np.float32), perplexity=perplexity, random_state=seed, n_jobs=1
+        init=start.astype(np.float32),
+        perplexity=perplexity,
+        max_iter=ITERATIONS,
+        random_state=seed,
+        n_jobs=1,
     ).fit_transform(reduced.astype(np.float32))
     return placed
 

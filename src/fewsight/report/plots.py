@@ -32,12 +32,12 @@ def class_colour(index: int, count: int) -> str:
     """The colour of class `index` of `count`: a fixed one of ten, or a hue where there are more classes.
 
     >>> class_colour(0, 3), class_colour(1, 40)
-    ('#3b82d6', 'hsl(138 52% 50%)')
+    ('#3b82d6', 'hsl(138, 52%, 50%)')
     """
     if count <= len(_COLOURS):
         return _COLOURS[index]
     lightness = (50, 62, 42)[index % 3] if count > 20 else 50
-    return f"hsl({(index * _GOLDEN_ANGLE) % 360:.0f} 52% {50 if index < 3 else lightness}%)"
+    return f"hsl({(index * _GOLDEN_ANGLE) % 360:.0f}, 52%, {50 if index < 3 else lightness}%)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def risk_coverage(rows: Sequence[Prediction], *, points: int = 200) -> RiskCover
     judged = sorted((doubt(row), not is_right) for row in rows if (is_right := correct(row)) is not None)
     if not judged:
         return None
-    coverage, risk, wrong = [], [], 0
+    coverage: list[float] = []
+    risk: list[float] = []
+    wrong = 0
     for index, (level, is_wrong) in enumerate(judged, start=1):
         wrong += is_wrong
         is_last = index == len(judged)

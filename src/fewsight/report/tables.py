@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fewsight.predictions import Prediction
 from fewsight.report.doubt import CERTAINTIES, certainty
@@ -13,6 +14,7 @@ __all__ = [
     "NONE_OF_THESE",
     "ClassCount",
     "Confusion",
+    "HasStatus",
     "MixUp",
     "class_counts",
     "confusion",
@@ -128,9 +130,20 @@ def confusion(rows: Sequence[Prediction], classes: Sequence[str]) -> Confusion |
     return Confusion(tuple(truths), tuple(answers), counts, tuple(wrong))
 
 
-def troubles(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+class HasStatus(Protocol):
+    """A row of any verb: its file, what became of it, in a word and in words."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+
+def troubles(rows: Sequence[HasStatus]) -> dict[str, list[HasStatus]]:
     """Rows that a person should know of, by status: damaged, unreadable, refused, already in the support."""
-    kept: dict[str, list[Prediction]] = {
+    kept: dict[str, list[HasStatus]] = {
         status: [] for status in ("unreadable", "refused", "suspicious", "duplicate")
     }
     for row in rows:

@@ -17,7 +17,9 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors: dict[str, Tensor] = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.tensors: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in module.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:

@@ -52,5 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise IncompatibleModel(f"{path} cannot be read ({type(error).__name__}): delete it to go on from an earlier one.") from error
+        raise IncompatibleModel(
+            f"{path} cannot be read ({type(error).__name__}): delete it to go on from an earlier one."
+        ) from error
     return state

@@ -114,7 +114,9 @@ def train(
         say(f"Going on from step {state.step} of {settings.steps}.")
     clock = _Clock()
     losses: dict[str, float] = {}
-    source = Prefetched(batches, state.step * settings.accumulation, settings.steps * settings.accumulation, settings.prefetch)
+    source = Prefetched(
+        batches, state.step * settings.accumulation, settings.steps * settings.accumulation, settings.prefetch
+    )
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         log = stack.enter_context(MetricsLog(folder, from_step=state.step)) if distributed.is_main() else None
@@ -127,7 +129,10 @@ def train(
                 on_step(objective, state.step)
             last = state.step == settings.steps
             if log is not None and (state.step % settings.log_every == 0 or last):
-                log.write(state.step - 1, {**losses, "learning_rate": schedules.learning_rate(settings, state.step - 1)})
+                log.write(
+                    state.step - 1,
+                    {**losses, "learning_rate": schedules.learning_rate(settings, state.step - 1)},
+                )
             if probe is not None and probe_every and (state.step % probe_every == 0 or last):
                 measured = probe(objective, state.step)
                 if log is not None:
@@ -137,7 +142,9 @@ def train(
                 _checkpoint(state, folder, settings)
             bar.advance()
             if stop and not last:
-                say(f"Stopped at step {state.step}; a checkpoint is written. Run again with --resume to go on.")
+                say(
+                    f"Stopped at step {state.step}; a checkpoint is written. Run again with --resume to go on."
+                )
                 return TrainingResult(state.step, False, losses, *clock.shares(source.waited))
     if state.average is not None:
         objective.load_state_dict(state.average.tensors)
@@ -170,7 +177,9 @@ def _prepare(objective: Objective, settings: TrainingSettings) -> _State:
     return _State(objective, optimiser, average)
 
 
-def _step(state: _State, batches: Any, settings: TrainingSettings, seed: int, folder: Path, clock: _Clock) -> dict[str, float]:
+def _step(
+    state: _State, batches: Any, settings: TrainingSettings, seed: int, folder: Path, clock: _Clock
+) -> dict[str, float]:
     objective = state.objective.train()
     state.optimiser.zero_grad(set_to_none=True)
     torch.manual_seed(stream_seed(seed, "step", state.step, distributed.rank()) >> 1)
@@ -181,7 +190,9 @@ def _step(state: _State, batches: Any, settings: TrainingSettings, seed: int, fo
             terms = objective.backward(batch, 1 / settings.accumulation)
         _check_finite({**terms.values, "loss": terms.total}, batch, state.step, folder)
         for name, value in {**terms.values, "loss": terms.total}.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / settings.accumulation
+            sums[name] = (
+                sums.get(name, torch.zeros(())) + value.detach().float().cpu() / settings.accumulation
+            )
     parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     distributed.average_gradients(parameters)
     if settings.clip is not None:
@@ -215,7 +226,15 @@ def _check_finite(values: Mapping[str, Tensor], batch: Batch, step: int, folder:
         if not torch.isfinite(value).all():
             path = folder / "nan_capture.pt"
             with new_file(path) as file:
-                torch.save({"step": step, "images": list(batch.images), "labels": batch.labels, "index": batch.index}, file)
+                torch.save(
+                    {
+                        "step": step,
+                        "images": list(batch.images),
+                        "labels": batch.labels,
+                        "index": batch.index,
+                    },
+                    file,
+                )
             raise FewsightError(
                 f"step {step}: {name} is {float(value)}. The batch is saved in {path}; no checkpoint holds this step. "
                 "Lower the learning rate, lengthen the warm-up or set clip, and resume."

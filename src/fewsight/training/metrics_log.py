@@ -28,14 +28,18 @@ class MetricsLog:
     def _cut(self, from_step: int) -> None:
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) < from_step]
+        kept = [
+            line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) < from_step
+        ]
         with new_file(self.path, "w") as file:
             file.writelines(line + "\n" for line in kept)
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         if self._board is not None:
             self._board.close()

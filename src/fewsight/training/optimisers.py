@@ -34,5 +34,7 @@ def make_optimiser(groups: list[dict[str, Any]], settings: TrainingSettings) -> 
     try:
         optimiser: torch.optim.Optimizer = create_optimizer_v2(groups, opt=name, lr=rate, weight_decay=0.0)
     except (ValueError, AssertionError) as error:
-        raise InvalidInput(f"optimiser {name!r} is unknown: choose adamw, adam, sgd, or one of timm's ({error}).") from error
+        raise InvalidInput(
+            f"optimiser {name!r} is unknown: choose adamw, adam, sgd, or one of timm's ({error})."
+        ) from error
     return optimiser

@@ -61,7 +61,14 @@ class TrainingSettings:
         for name in ("steps", "accumulation", "checkpoint_every", "keep", "log_every", "decay_steps"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("learning_rate", "final_learning_rate", "weight_decay", "backbone_rate", "warmup_steps", "prefetch"):
+        for name in (
+            "learning_rate",
+            "final_learning_rate",
+            "weight_decay",
+            "backbone_rate",
+            "warmup_steps",
+            "prefetch",
+        ):
             if getattr(self, name) < 0:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if not 0 < self.layer_decay <= 1:

@@ -1,5 +1,5 @@
 // Filters of a contact sheet. Their state stands behind the # of the address, so that it can be linked and kept:
-// find, label, rival, truth, certainty, status, right, from, to (doubt in per cent), view, all;
+// find, label, rival, truth, certainty, status, right, from, to (doubt in per cent), view, all, masks;
 // or the id of one card.
 (() => {
   const form = document.querySelector("[data-filters]");
@@ -8,7 +8,7 @@
   const cards = [...sheet.children];
   const said = form.querySelector("[data-filtered]");
   const nothing = document.querySelector("[data-none-left]");
-  const names = ["find", "label", "truth", "certainty", "status", "right", "from", "to", "view", "all"];
+  const names = ["find", "label", "truth", "certainty", "status", "right", "from", "to", "view", "all", "masks"];
   // so many are shown at once, that the rest of the page stays within reach
   const folded = 60;
   const more = document.querySelector("[data-more]");
@@ -60,6 +60,7 @@
   const apply = (state) => {
     let shown = 0;
     sheet.classList.toggle("only-photos", state.view === "photos");
+    document.body.classList.toggle("no-masks", state.masks === "off");
     cards.forEach((card, index) => {
       const fit = fits(card, index, state);
       shown += fit;

@@ -1,0 +1,75 @@
+"""`fewsight evaluate DATA`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewsight.cli import options as shared
+from fewsight.cli.printing import finish
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Labelled photos: class folders or a CSV.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="How to judge.")] = "episodes",
+    backbone: shared.BackboneName = "auto",
+    head: shared.HeadName = "prototypes",
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="A backbone, a head or BACKBONE:HEAD: compared on the same episodes."),
+    ] = None,
+    way: Annotated[int, typer.Option("--way", min=1, help="Classes of an episode.")] = 5,
+    shot: Annotated[list[int] | None, typer.Option("--shot", min=1, help="Supports a class; may be repeated.")] = None,
+    query: Annotated[int, typer.Option("--query", min=1, help="Queries a class.")] = 15,
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many episodes.")] = 600,
+    split: Annotated[str | None, typer.Option("--split", help="Only photos of this split.")] = None,
+    group_by: shared.GroupBy = None,
+    image_size: shared.ImageSize = None,
+    batch_size: shared.BatchSize = None,
+    workers: shared.Workers = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    seed: shared.Seed = 0,
+    class_level: shared.ClassLevel = "top",
+    skip_empty: shared.SkipEmpty = False,
+    quiet: shared.Quiet = False,
+    json: shared.Json = False,
+) -> None:
+    """Judge a backbone and a head on labelled photos, with intervals.
+
+    Example: fewsight evaluate photos/ --way 5 --shot 1 --shot 5 --against logistic
+    """
+    from fewsight.workflows.evaluate import evaluate as run
+
+    result = run(
+        data,
+        protocol=protocol,
+        backbone=backbone,
+        head=head,
+        against=against,
+        way=way,
+        shots=tuple(shot or (1, 5)),
+        query=query,
+        episodes=episodes,
+        split=split,
+        group_by=group_by,
+        image_size=image_size,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
+        seed=seed,
+        class_level=class_level,
+        skip_empty=skip_empty,
+        quiet=quiet or json,
+    )
+    finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)

@@ -1,0 +1,119 @@
+"""DATA as a table of features: every readable photo encoded once, what cannot be read named, copies left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.encode import Encoder, encode_photos
+from fewsight.backbones.feature_cache import FeatureCache
+from fewsight.backbones.features import Features, Request, concatenate
+from fewsight.data.collection import Collection
+from fewsight.data.layouts import read_layout
+from fewsight.errors import InvalidInput
+from fewsight.progress import Progress
+
+__all__ = ["EncodedData", "encode_collection", "encode_data", "vector_encoder", "vectors_of"]
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """Photos with their features.
+
+    Attributes:
+        collection: the photos that could be read, each content once.
+        features: of these, in order.
+        remarks: what was left out, in words.
+    """
+
+    collection: Collection
+    features: Features
+    remarks: tuple[str, ...]
+
+
+def encode_data(
+    source: Path,
+    encoder: Encoder,
+    *,
+    split: str | None = None,
+    class_level: Any = "top",
+    skip_empty: bool = False,
+    workers: int | None = None,
+) -> EncodedData:
+    """Read and encode a labelled folder or CSV.
+
+    Args:
+        split: only photos of this split; None takes all.
+
+    Raises:
+        InvalidInput: nothing fits, or no photo can be read.
+    """
+    reading = read_layout(source, class_level=class_level, skip_empty=skip_empty)
+    collection = reading.collection
+    if split is not None:
+        collection = collection.select(collection.in_split(split)).without_empty_classes()
+    encoded = encode_collection(collection, encoder, workers=workers)
+    return EncodedData(encoded.collection, encoded.features, (*reading.warnings, *encoded.remarks))
+
+
+def encode_collection(collection: Collection, encoder: Encoder, *, workers: int | None = None) -> EncodedData:
+    """Encode the photos of a collection; unreadable ones and further copies of a file are left out and counted."""
+    parts, kept, seen = [], [], set()
+    lost: Counter[str] = Counter()
+    example = ""
+    with FeatureCache() as cache, Progress("encoding", len(collection)) as bar:
+        for batch in encode_photos(encoder, collection, cache=cache, workers=workers):
+            fresh = []
+            decoded = iter(range(len(batch.indices)))
+            for outcome in batch.outcomes:
+                if not outcome.decoded:
+                    lost[outcome.status] += 1
+                    example = example or f"{collection.file(outcome.index)}: {outcome.note}"
+                    continue
+                row = next(decoded)
+                key = (outcome.digest, tuple(collection.labels_of(outcome.index).tolist()))
+                if outcome.digest is not None and key in seen:
+                    lost["copies"] += 1
+                    continue
+                seen.add(key)
+                fresh.append(row)
+                kept.append(outcome.index)
+            if fresh:
+                parts.append(batch.features.rows(fresh))
+            bar.advance(len(batch.outcomes))
+    if not parts:
+        raise InvalidInput(
+            f"none of {len(collection)} photos can be read ({example or 'there is no photo'})."
+        )
+    remarks = [f"{count} photos left out: {_words(what)}." for what, count in lost.items()]
+    if example:
+        remarks.append(f"The first: {example}.")
+    return EncodedData(collection.select(numpy.array(kept)), concatenate(parts), tuple(remarks))
+
+
+def _words(what: str) -> str:
+    return "further copies of the same file" if what == "copies" else what
+
+
+def vector_encoder(backbone: Backbone, *, precision: str, device: str, batch_size: int | None) -> Encoder:
+    """An encoder that keeps one vector an image."""
+    return Encoder(
+        backbone,
+        Request(),
+        precision=precision,
+        device=None if device == "auto" else device,
+        vectors=True,
+        batch_size=batch_size,
+    )
+
+
+def vectors_of(features: Features) -> torch.Tensor:
+    """`[N, D]` of features that were encoded as vectors."""
+    assert features.cls is not None
+    return features.cls
