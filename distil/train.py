@@ -26,7 +26,7 @@ from fewsight.seeding import numpy_generator, torch_generator
 
 SETTLING = 3  # stages that may stand still in the end, to stride 8
 WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
-LOG_EVERY, KEEP_EVERY = 25, 200
+LOG_EVERY, KEEP_EVERY = 25, 50
 FITTED_ON = 16_000  # rows of the first block for the principal components of pooled features
 
 
@@ -49,7 +49,7 @@ class Stage:
 STAGES = {
     "a": Stage("a", "late", 1200, 1e-3, kept=20),
     "b": Stage("b", "early", 500, 5e-4, 0.2, 5),
-    "c": Stage("c", "views", 800, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192), settled=200),
+    "c": Stage("c", "views", 750, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192), settled=200),
 }
 
 

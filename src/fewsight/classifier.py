@@ -85,8 +85,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
 
-    # -- fitting -------------------------------------------------------------------------------------------------
-
     def fit(
         self, X: Any, y: Any, *, groups: Sequence[Hashable] | None = None, files: Sequence[str] | None = None
     ) -> FewShotClassifier:
@@ -145,7 +143,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.support_ = Support(features, membership(labels, self.classes_), names)
         self.conditioned_ = self.head_.condition(self.support_)
         self._condition_novelty()
-        scores = left_out_scores(self.head_, self.support_, self.groups_)
+        scores = balanced_scores(self.head_, self.support_, self.groups_)
         vectors = Support(Features(cls=self._vectors(features)), self.support_.membership, names)
         novelty = -left_out_scores(self.novelty_.head, vectors, self.groups_).amax(1)
         own = self.conditioned_.scores(features)
@@ -167,8 +165,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _vectors(self, features: Features) -> Tensor:
         encoder = self._encoder
         return pool(features, encoder.backbone.pooling if encoder and features.patches is not None else "cls")
-
-    # -- answers -------------------------------------------------------------------------------------------------
 
     def features(self, X: Any) -> Features:
         """Photos or features as `Features`; every method takes these, so that photos are encoded once.
@@ -285,8 +281,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         name = self.support_.names[column]
         return tuple(SupportMatch(self.files_[row], name, float(similarity[row])) for row in order.tolist())
 
-    # -- for workflows that stream photos ------------------------------------------------------------------------
-
     def photo_encoder(self) -> PhotoEncoder:
         """The backbone behind this classifier.
 
@@ -316,8 +310,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_settings()
         self._set_rejection()
         return self
-
-    # -- changing classes ----------------------------------------------------------------------------------------
 
     def add_class(self, name: Hashable, X: Any, *, files: Sequence[str] | None = None) -> FewShotClassifier:
         """One more class, from its photos alone; the result is that of fitting on all photos.
@@ -358,8 +350,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.groups_ = None if self.groups_ is None else [self.groups_[row] for row in kept]
         self._condition(self.support_.features.rows(kept), [remaining[row] for row in kept])
         return self
-
-    # -- model folder --------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder: it answers without the support photos, and holds the backbone.

@@ -7,6 +7,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from fewsight.backbones import encode as module
+from fewsight.backbones.conv4 import Conv4
 from fewsight.backbones.encode import Encoder, at_precision, encode, encode_photos
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Request
@@ -114,6 +115,16 @@ def test_a_copy_is_made_only_where_it_is_needed(backbone):
     half = at_precision(backbone, torch.float16, cpu)
     assert half is not backbone
     assert at_precision(half, torch.float16, cpu) is half
+
+
+def test_convolutions_have_their_channels_last():
+    network = Conv4(8).eval()
+    copied = at_precision(network, torch.float32, torch.device("cpu"))
+    assert copied.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.blocks[1][0].weight.is_contiguous()
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(copied(images), network(images), rtol=1e-5, atol=1e-5)
+    assert encode(network, [images], precision="fp32").patches.shape == (2, 1, 1, 8)
 
 
 @pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])

@@ -86,11 +86,18 @@ def _evaluating(network: Backbone) -> Iterator[Backbone]:
 
 
 def at_precision(backbone: Backbone, dtype: torch.dtype, device: torch.device) -> Backbone:
-    """The backbone itself if it has this number format and device, else a copy that has."""
+    """The backbone itself if it has this number format and device, else a copy that has.
+
+    Networks of convolutions are copied with their channels last, which processors take in 1.1 to 1.3 times faster
+    (2.5 to 3 times in 16 bits).
+    """
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in backbone.modules())
     parameters = [p for p in backbone.parameters() if p.is_floating_point()]
-    if all(p.dtype == dtype and p.device == device for p in parameters):
-        return backbone
-    return copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
+    as_it_is = all(p.dtype == dtype and p.device == device for p in parameters)
+    if convolutions < 2:  # a vision transformer has one, which cuts the patches
+        return backbone if as_it_is else copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
+    moved = copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
+    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Encoder:

@@ -1,8 +1,8 @@
 """What a few labelled photos alone say about the answers to come: `Trust`, and the accuracy to expect.
 
-Every support photo is scored by the others (`left_out`). From these scores follow a temperature (`scaling`), the threshold
-of "none of these" at a stated rate of false alarms, label sets with a stated coverage, and the accuracy with its
-interval. What the support is too small for is said in words, never guessed silently.
+Every support photo is scored by the others (`left_out`). From these scores follow a temperature (`scaling`), the
+threshold of "none of these" at a stated rate of false alarms, label sets with a stated coverage, and the accuracy with
+its interval. What the support is too small for is said in words, never guessed silently.
 Letters: S supports, K classes, Q queries, n left-out scores.
 """
 
@@ -47,6 +47,27 @@ class ExpectedAccuracy:
     by_group: Mapping[str, Interval]
     sentence: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        by_group = {name: _plain(interval) for name, interval in self.by_group.items()}
+        return {"overall": _plain(self.overall), "by_group": by_group, "sentence": self.sentence}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExpectedAccuracy:
+        """The inverse of `as_dict`."""
+        by_group = {str(name): _interval(ends) for name, ends in values["by_group"].items()}
+        return cls(_interval(values["overall"]), by_group, str(values["sentence"]))
+
+
+def _plain(interval: Interval) -> list[float | None]:
+    ends = (interval.mean, interval.low, interval.high)
+    return [*(None if math.isnan(end) else end for end in ends), interval.n]
+
+
+def _interval(values: Sequence[float | None]) -> Interval:
+    mean, low, high, n = (math.nan if value is None else value for value in values)
+    return Interval(float(mean), float(low), float(high), int(n))
+
 
 def expected_accuracy(
     scores: Tensor, membership: Tensor, groups: Sequence[object] | None = None
@@ -57,7 +78,7 @@ def expected_accuracy(
     Pessimistic, since each photo is judged by one photo a class less than a query will be.
 
     Args:
-        scores: `[S, K]`, from `left_out_scores`.
+        scores: `[S, K]`, from `balanced_scores`.
         membership: bool `[S, K]`.
         groups: `S` names; the interval is then over groups.
     """
@@ -219,8 +240,8 @@ def fit_trust(
     """Fit temperature and thresholds to left-out scores.
 
     Args:
-        scores: `[S, K]` of the head, from `left_out_scores`.
-        novelty: `[S]`, left out in the same way; larger = less like anything.
+        scores: `[S, K]` of the head, from `balanced_scores`.
+        novelty: `[S]`, each photo alone left out; larger = less like anything.
         membership: bool `[S, K]`.
         own: scores `[S, K]` of the supports under the head that has seen them; used only where two classes leave
             nothing else to read a scale from.
@@ -241,10 +262,7 @@ def fit_trust(
     if several:
         temperature, offset = sigmoid_scale(scores, membership, own)
     else:
-        temperature, offset = (
-            softmax_temperature(scores[judged], membership[judged], scores, membership, own),
-            0.0,
-        )
+        temperature, offset = softmax_temperature(scores, membership, own), 0.0
     trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), tuple(notes))
     misfit = 1 - trust.probabilities(scores[judged]).masked_fill(~membership[judged], 2).amin(1)
     return Trust(

@@ -1,8 +1,8 @@
 """Support photos judged by one another: each alone left out, or one of each class at a time.
 
-Leaving out one photo alone handicaps its class, which then has one photo less than its rivals; with two or three photos a
-class that costs many points. Leaving out one photo of every class at a time leaves a fair task of n - 1 photos a class,
-so scores, temperature and expected accuracy rest on that (`balanced_scores`). Letters: S supports, K classes.
+Leaving out one photo alone handicaps its class, which then has one photo less than its rivals; with two or three
+photos a class that costs many points. Leaving out one photo of every class at a time leaves a fair task of n - 1 photos
+a class, so temperature and expected accuracy rest on that (`balanced_scores`). Letters: S supports, K classes.
 """
 
 from __future__ import annotations
@@ -42,23 +42,11 @@ def left_out_scores(head: Head, support: Support, groups: Sequence[object] | Non
     if len(set(groups)) == count:
         return head.leave_one_out(support)
     scores = torch.full((count, ways), -torch.inf, dtype=torch.float64)
-    for rows in _rows_of_groups(groups):
-        outside = torch.ones(count, dtype=torch.bool)
-        outside[rows] = False
-        kept = support.membership[outside].any(0)
-        if not kept.any():
-            continue
-        conditioned = head.condition(support.rows(outside.nonzero()[:, 0]))
-        part = conditioned.scores(support.features.rows(rows)).to(scores.dtype)
-        scores[rows[:, None], kept.nonzero()[:, 0]] = part
+    place = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+    group = torch.tensor([place[name] for name in groups])
+    for index in range(len(place)):
+        _score(head, support, group == index, scores)
     return scores
-
-
-def _rows_of_groups(groups: Sequence[object]) -> list[Tensor]:
-    rows: dict[object, list[int]] = {}
-    for row, name in enumerate(groups):
-        rows.setdefault(name, []).append(row)
-    return [torch.tensor(members) for members in rows.values()]
 
 
 def balanced_scores(head: Head, support: Support, groups: Sequence[object] | None = None) -> Tensor:

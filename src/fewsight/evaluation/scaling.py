@@ -2,9 +2,10 @@
 
     T0 = (deviation of the scores of other classes) / n^(1/3)    for n photos a class
 
-held within a factor of 1.5 over six data sets and two networks (`benchmarks/calibration.py`) and needs no second photo of
-a class, so it serves at one shot. With more, it is the centre of a prior on log T, and the likelihood of the left-out
-scores decides. These come from n - 1 photos a class, so the fitted temperature is corrected by ((n - 1) / n)^(1/3).
+held within a factor of 1.5 over six data sets and two networks (`benchmarks/calibration.py`) and needs no second photo
+of a class, so it serves at one shot. With more, it is the centre of a prior on log T, and the likelihood of the
+left-out scores decides. These come from n - 1 photos a class, so the fitted temperature is corrected by
+((n - 1) / n)^(1/3).
 
 Several labels a photo: one sigmoid for all classes (Platt 1999, with his smoothed targets) in place of the softmax.
 Letters: S supports, K classes, n judged photos.
@@ -23,18 +24,24 @@ PRIOR_DEVIATION = 0.4  # of log T around the rule
 TWO_CLASSES = 0.09  # T0 in units of (own score - other score), where two classes give no deviation of others
 
 
-def softmax_temperature(
-    judged: Tensor, own_class: Tensor, scores: Tensor, membership: Tensor, own: Tensor
-) -> float:
+def softmax_temperature(scores: Tensor, membership: Tensor, own: Tensor) -> float:
+    """Temperature of softmax(scores / T) for queries.
+
+    Args:
+        scores: `[S, K]` float64, one photo of each class left out; -inf for a class without a photo outside.
+        membership: bool `[S, K]`.
+        own: `[S, K]` float64, scores of the supports under the head that has seen them; used only where two classes
+            leave nothing else to read a scale from.
+    """
     shots = membership.sum(0).double()
     if scores.shape[1] == 1:
         return 1.0
     n = float((shots.square().sum() / shots.sum()).item())  # photos in the class of a photo, on average
     start = _scale_of_scores(scores, membership, own) / n ** (1 / 3)
-    if not len(judged):
+    margins = _label_margins(scores, membership)
+    if not len(margins):
         return start
-    correction = ((n - 1) / n) ** (1 / 3)  # left out, a photo meets n - 1 of its class
-    margins = _label_margins(judged, own_class)
+    correction = ((n - 1) / n) ** (1 / 3)  # left out, a photo meets n - 1 of each class
     return correction * _penalised_temperature(margins, start / correction)
 
 
@@ -50,8 +57,10 @@ def _scale_of_scores(scores: Tensor, membership: Tensor, own: Tensor) -> float:
 
 
 def _label_margins(scores: Tensor, membership: Tensor) -> Tensor:
-    """l_k - l_y, `[n, K]`, y being the best of the own classes."""
-    return scores - scores.masked_fill(~membership, -torch.inf).amax(1, keepdim=True)
+    """l_k - l_y of the judged photos, `[n, K]`, y being the best of the own classes."""
+    true = scores.masked_fill(~membership, -torch.inf).amax(1, keepdim=True)
+    judged = torch.isfinite(true[:, 0])
+    return scores[judged] - true[judged]
 
 
 def _penalised_temperature(margins: Tensor, start: float) -> float:
@@ -77,7 +86,10 @@ def _penalised_temperature(margins: Tensor, start: float) -> float:
 
 
 def sigmoid_scale(scores: Tensor, membership: Tensor, own: Tensor) -> tuple[float, float]:
-    """Temperature and offset of p = sigmoid((score - offset) / temperature) over all pairs of photo and class."""
+    """Temperature and offset of p = sigmoid((score - offset) / temperature) over all pairs of photo and class.
+
+    Args: as in `softmax_temperature`.
+    """
     finite = torch.isfinite(scores)
     values, targets = scores[finite], membership[finite]
     scale = _scale_of_scores(scores, membership, own)
@@ -86,13 +98,13 @@ def sigmoid_scale(scores: Tensor, membership: Tensor, own: Tensor) -> tuple[floa
         middle = (values.mean().item() if len(values) else own.mean().item()) + scale
         return scale, middle
     smooth = torch.where(targets, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    middle = values.mean()
+    middle = values.mean().item()
     inputs = (values - middle) / scale  # so that Newton steps are well scaled
     slope, shift = _newton_sigmoid(inputs, smooth)
     if slope <= 0.05:  # scores that say nothing, or the wrong thing: nearly flat
         slope = 0.05
         shift = math.log(positives / negatives)
-    return scale / slope, middle.item() - scale * shift / slope
+    return scale / slope, middle - scale * shift / slope
 
 
 def _newton_sigmoid(inputs: Tensor, targets: Tensor) -> tuple[float, float]:

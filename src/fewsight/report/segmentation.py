@@ -28,7 +28,7 @@ __all__ = ["Presence", "ReadMask", "SegmentedPhoto", "presence_doubt", "write_se
 
 ReadMask = Callable[[Kind, str], "npt.ArrayLike | None"]
 
-MOST_PRESENCES = 6  # classes listed on a card: all that are here, then the likeliest of the absent
+MOST_ABSENT = 4  # classes listed on a card as absent, the likeliest first
 EDGE = 208  # masks need more pixels than faces
 MANY_EDGE = 144
 
@@ -77,7 +77,7 @@ class _Card:
     certainty: Certainty
     right: bool | None
     present: tuple[Presence, ...]
-    presences: tuple[Presence, ...]
+    absent: tuple[Presence, ...]
     witnesses: tuple[Witness, ...]
 
 
@@ -191,8 +191,9 @@ def _card(
     colours: _Colours,
     read_mask: ReadMask,
 ) -> _Card:
-    present = tuple(presence for presence in row.presences if presence.present)
-    ordered = sorted(row.presences, key=lambda presence: (not presence.present, -presence.probability))
+    likeliest = sorted(row.presences, key=lambda presence: -presence.probability)
+    present = tuple(presence for presence in likeliest if presence.present)
+    absent = tuple(presence for presence in likeliest if not presence.present)
     right = None if row.truth is None else {presence.label for presence in present} == set(row.truth)
     return _Card(
         row=row,
@@ -203,7 +204,7 @@ def _card(
         certainty="in doubt" if doubt > IN_DOUBT else "fairly sure" if doubt > FAIRLY_SURE else "sure",
         right=right,
         present=present,
-        presences=tuple(ordered[: max(MOST_PRESENCES, len(present))]),
+        absent=absent[:MOST_ABSENT],
         witnesses=tuple(witness(match, album, labels_of) for match in row.nearest[:MOST_WITNESSES]),
     )
 
@@ -263,7 +264,7 @@ def _areas(photos: Sequence[SegmentedPhoto], support: Sequence[SupportPhoto], co
         empty=sum(row.answered and not any(p.present for p in row.presences) for row in photos),
         colour=colours.of,
     )
-    lead = "In how many photos each class was found, and how much of a photo it covers (the middle one)."
+    lead = "In how many photos each class was found, and how much of a photo it usually covers."
     return Section("counts", "What was found", body, lead)
 
 

@@ -1,0 +1,88 @@
+"""JPEG files of 1600 px to normalised crops of 224 px, beside plain Pillow: decode all, resize all, crop, normalise.
+
+    python benchmarks/decode.py [--photos 12] [--repetitions 5] [--out FOLDER]
+
+The photos are made: soft shapes with fine noise, 1600 x 1067, quality 90, a megabyte or so each, as cameras give. Both
+run in turn in one process and one thread, on CPU time; small photos of 500 x 375 stand beside for comparison.
+The largest difference of pixels (of 255) after the crop says what decoding at reduced scale costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+
+from fewsight.data.loading import photos
+from fewsight.data.transform import Transform
+from fewsight.seeding import numpy_generator
+from measure import compare, table
+
+TRANSFORM = Transform(size=(224, 224), crop_fraction=0.875)
+
+
+def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """JPEG files of made content."""
+    files = []
+    for number in range(count):
+        generator = numpy_generator(0, "photos", number)
+        coarse = generator.integers(0, 255, (size[1] // 40, size[0] // 40, 3), dtype=numpy.uint8)
+        soft = numpy.asarray(
+            Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), dtype=numpy.int16
+        )
+        noisy = numpy.clip(soft + generator.normal(0, 8, soft.shape), 0, 255).astype(numpy.uint8)
+        files.append(folder / f"{size[0]}-{number}.jpg")
+        Image.fromarray(noisy).save(files[-1], quality=90)
+    return files
+
+
+def plain(files: list[Path]) -> torch.Tensor:
+    """Decode, resize the shorter side to 256 by bicubic, cut out 224, normalise."""
+    images = []
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        scale = 256 / min(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - 224) // 2, (height - 224) // 2
+        pixels = numpy.asarray(image.crop((left, top, left + 224, top + 224)), dtype=numpy.float32) / 255
+        images.append(torch.from_numpy((pixels - TRANSFORM.mean) / TRANSFORM.std).permute(2, 0, 1).float())
+    return torch.stack(images)
+
+
+def ours(files: list[Path]) -> torch.Tensor:
+    """The loader, in the caller's thread."""
+    return torch.cat([batch.images for batch in photos(files, TRANSFORM, 8, 0)])
+
+
+def main() -> None:
+    """Print a table for each size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=int, default=12)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.out or Path(made)
+        for size in ((1600, 1067), (500, 375)):
+            files = make_photos(folder, options.photos, size)
+            costs = compare(
+                {"plain Pillow": lambda: plain(files), "ours": lambda: ours(files)}, options.repetitions
+            )
+            rates = ", ".join(f"{name} {len(files) / cost.seconds:.0f}/s" for name, cost in costs.items())
+            apart = (ours(files) - plain(files)).abs().mul(torch.tensor(TRANSFORM.std).view(3, 1, 1) * 255)
+            print(
+                f"{size[0]} x {size[1]}: {rates}; pixels differ by {apart.mean():.2f} on average, {apart.max():.0f} at most"
+            )
+            print(table(costs, "plain Pillow") + "\n")
+
+
+if __name__ == "__main__":
+    main()

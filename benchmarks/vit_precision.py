@@ -1,0 +1,55 @@
+"""ViT-S/16 at 224 px in the precision that is chosen by default beside float32, and its features beside float32's.
+
+    python benchmarks/vit_precision.py [--repetitions 7] [--threads 1] [--backbone NAME ...]
+
+Both run in turn in one process through `Encoder`, at its own batch size, on CPU time. On a processor without 16-bit
+matrix instructions the default is float32 and the ratio is 1. Weights are random unless a backbone is named: speed
+does not depend on them, and `agreement` is what the default itself goes by.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from fewsight.backbones.architectures import untrained_backbone
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.encode import Encoder, agreement
+from fewsight.backbones.loading import load_backbone
+from fewsight.devices import matrix_precision
+from measure import compare, table
+
+
+def measured(backbone: Backbone, repetitions: int) -> str:
+    """One table for one backbone."""
+    exact, default = Encoder(backbone, precision="fp32"), Encoder(backbone)
+    images = torch.randn(default.batch_size, 3, *backbone.image_size)
+    calls = {"float32": lambda: exact(images), f"auto: {default.dtype}": lambda: default(images)}
+    if default.dtype == torch.float32 and matrix_precision("cpu") != "fp32":
+        forced = Encoder(backbone, precision=matrix_precision("cpu"))
+        calls[f"{forced.dtype} (not chosen)"] = lambda: forced(images)
+        default = forced
+    costs = compare(calls, repetitions)
+    rates = ", ".join(f"{name} {len(images) / cost.seconds:.1f} images/s" for name, cost in costs.items())
+    likeness = agreement(exact._network, default._network)
+    return f"{backbone.name} at {backbone.image_size[0]} px: {rates}; cosine {likeness:.5f}\n\n{table(costs, 'float32')}"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backbone", nargs="*", default=["fewsight-bundled"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(measured(untrained_backbone("vit_small_patch16_224").eval(), options.repetitions))
+    for name in options.backbone:
+        print(f"\n{measured(load_backbone(name, device='cpu'), options.repetitions)}")
+
+
+if __name__ == "__main__":
+    main()
