@@ -10,6 +10,7 @@ does not depend on them, and `agreement` is what the default itself goes by.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 
@@ -23,17 +24,18 @@ from measure import compare, table
 
 def measured(backbone: Backbone, repetitions: int) -> str:
     """One table for one backbone."""
-    exact, default = Encoder(backbone, precision="fp32"), Encoder(backbone)
-    images = torch.randn(default.batch_size, 3, *backbone.image_size)
-    calls = {"float32": lambda: exact(images), f"auto: {default.dtype}": lambda: default(images)}
-    if default.dtype == torch.float32 and matrix_precision("cpu") != "fp32":
-        forced = Encoder(backbone, precision=matrix_precision("cpu"))
-        calls[f"{forced.dtype} (not chosen)"] = lambda: forced(images)
-        default = forced
-    costs = compare(calls, repetitions)
+    encoders = {"float32": Encoder(backbone, precision="fp32"), "auto": Encoder(backbone)}
+    fastest = matrix_precision("cpu")
+    if encoders["auto"].dtype == torch.float32 and fastest != "fp32":
+        encoders[f"{fastest} (not chosen)"] = Encoder(backbone, precision=fastest)
+    images = torch.randn(encoders["auto"].batch_size, 3, *backbone.image_size)
+    costs = compare({name: partial(encoder, images) for name, encoder in encoders.items()}, repetitions)
     rates = ", ".join(f"{name} {len(images) / cost.seconds:.1f} images/s" for name, cost in costs.items())
-    likeness = agreement(exact._network, default._network)
-    return f"{backbone.name} at {backbone.image_size[0]} px: {rates}; cosine {likeness:.5f}\n\n{table(costs, 'float32')}"
+    likeness = agreement(backbone, list(encoders.values())[-1]._network)
+    return (
+        f"{backbone.name} at {backbone.image_size[0]} px, auto is {encoders['auto'].dtype}: {rates}; "
+        f"cosine of {fastest} {likeness:.5f}\n\n{table(costs, 'float32')}"
+    )
 
 
 def main() -> None:

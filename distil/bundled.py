@@ -1,7 +1,7 @@
-"""Makes the bundled backbone: views, targets, three stages of training, weights with their description.
+"""Makes the bundled backbone: views, targets, four stages of training, weights with their description.
 
     python distil/bundled.py prepare --data DATA --work FOLDER          views and targets, once
-    python distil/bundled.py train   --data DATA --work FOLDER          stages a, b, c; goes on where it stopped
+    python distil/bundled.py train   --data DATA --work FOLDER          stages a to d; goes on where it stopped
     python distil/bundled.py export  --work FOLDER --out WEIGHTS        bundled.safetensors and bundled.json
 
 DATA holds tiny_imagenet.zip, imagenet_one_each.zip, read.py and mobilenetv2_imagenet.safetensors.
@@ -69,7 +69,7 @@ def run_stages(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write the moving average of a stage as float16 safetensors, and its description."""
-    checkpoint = options.checkpoint or options.work / f"c_{options.seed}.pt"
+    checkpoint = options.checkpoint or options.work / f"d_{options.seed}.pt"
     state = torch.load(checkpoint)["average"]
     content = save({name: tensor.to(torch.float16).contiguous() for name, tensor in sorted(state.items())})
     made = {
@@ -117,8 +117,10 @@ def main() -> None:
         sub.add_argument("--data", type=Path, required=True)
         sub.add_argument("--blocks", type=int, nargs="+", default=[0])
         if name == "train":
-            sub.add_argument("--stages", nargs="+", default=["a", "b", "c"], choices=sorted(STAGES))
-            sub.add_argument("--rows", type=int, nargs="+", help="views of each block that are used (default: all)")
+            sub.add_argument("--stages", nargs="+", default=["a", "b", "c", "d"], choices=sorted(STAGES))
+            sub.add_argument(
+                "--rows", type=int, nargs="+", help="views of each block that are used (default: all)"
+            )
             sub.add_argument("--steps", type=int, help="in place of the stage's own")
     options = parser.parse_args()
     torch.set_num_threads(1)

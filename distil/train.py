@@ -24,10 +24,14 @@ from fewsight.backbones.bundled import BundledBackbone
 from fewsight.backbones.features import Features
 from fewsight.seeding import numpy_generator, torch_generator
 
+SMALLEST_SIZE = 0.02  # of a tensor, where rates are relative to it
 SETTLING = 3  # stages that may stand still in the end, to stride 8
 WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
 LOG_EVERY, KEEP_EVERY = 25, 50
 FITTED_ON = 16_000  # rows of the first block for the principal components of pooled features
+
+
+MIXED = (128, 128, 128, 192)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,21 @@ class Stage:
     learning_from: int = 7  # first trunk stage that learns; 7: none; -1: all with the stem
     kept: int = GRID * GRID  # patches that the blocks see, but for the last fifth of the steps
     sizes: tuple[int, ...] = (128,)  # input sides, drawn anew for each step
-    settled: int | None = None  # step after which stem and first stages stand still: their backward pass is dearest
+    decays: bool = True  # the rate, to 1 % by a cosine
+    relative: bool = (
+        False  # trunk_factor times the size of a tensor's own weights: folded batch norms make some large
+    )
+    settled: int | None = (
+        None  # step after which stem and first stages stand still: their backward pass is dearest
+    )
     batch: int = 64
 
 
 STAGES = {
     "a": Stage("a", "late", 1200, 1e-3, kept=20),
     "b": Stage("b", "early", 500, 5e-4, 0.2, 5),
-    "c": Stage("c", "views", 750, 3e-4, 0.25, -1, sizes=(128, 128, 128, 192), settled=200),
+    "c": Stage("c", "views", 200, 3e-4, 0.25, -1, sizes=MIXED, decays=False),
+    "d": Stage("d", "views", 500, 3e-4, 2.0, -1, sizes=MIXED, settled=120, relative=True),
 }
 
 
@@ -110,7 +121,7 @@ class Run:
         if self.step == self.stage.settled:
             self.settle()
         for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * _schedule(self.step, self.stage.steps)
+            group["lr"] = group["peak"] * _schedule(self.step, self.stage)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -163,20 +174,31 @@ def _groups(student: nn.Module, heads: nn.Module, stage: Stage) -> list[dict[str
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        factor = stage.trunk_factor if name.startswith("trunk.") else 1.0
         plain = parameter.ndim == 1 or name in ("cls_token", "mask_token", "pos_embed")
-        groups.setdefault((factor, 0.0 if plain else DECAY), []).append(parameter)
+        factor, decay = 1.0, 0.0 if plain else DECAY
+        if name.startswith("trunk."):
+            factor = stage.trunk_factor
+            if stage.relative:
+                factor, decay = factor * max(_size(parameter), SMALLEST_SIZE), 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
     return [
         {"params": parameters, "peak": stage.rate * factor, "weight_decay": decay}
         for (factor, decay), parameters in groups.items()
     ]
 
 
-def _schedule(step: int, steps: int) -> float:
+def _size(parameter: Tensor) -> float:
+    """Root of the mean square."""
+    return float(parameter.detach().square().mean().sqrt())
+
+
+def _schedule(step: int, stage: Stage) -> float:
     """Linear warm-up, then a cosine down to 1 %."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+    if not stage.decays:
+        return 1.0
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, stage.steps - WARM_UP)))
 
 
 def batch_features(run: Run, targets: Targets, index: numpy.ndarray) -> tuple[Features, Tensor]:

@@ -1,4 +1,4 @@
-"""`FewShotClassifier` on features and on photos: scikit-learn's contract, promises, classes that come and go, folders."""
+"""`FewShotClassifier` on features and photos: scikit-learn's contract, promises, changing classes, model folders."""
 
 import pickle
 

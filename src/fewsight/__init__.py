@@ -12,7 +12,7 @@ from fewsight.names import PUBLIC, load
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "errors", *PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", "errors", *PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

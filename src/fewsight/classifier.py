@@ -24,6 +24,7 @@ from fewsight.class_labels import class_array, label_sets, membership
 from fewsight.errors import IncompatibleModel, InvalidInput
 from fewsight.evaluation.from_support import (
     Threshold,
+    balanced_scores,
     expected_accuracy,
     fit_trust,
     left_out_scores,
@@ -129,6 +130,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"head is {self.head!r}; expected a Head or one of: {', '.join(choices('heads'))}."
             )
         made = resolve("heads", self.head)
+        if encoder is None and not issubclass(made, VectorHead):
+            raise InvalidInput(
+                f"head {self.head!r} compares patches, which features [N, D] have not: give photos."
+            )
         if issubclass(made, VectorHead):
             return made(pooling=encoder.backbone.pooling if encoder else "cls")
         return made()
@@ -147,7 +152,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         vectors = Support(Features(cls=self._vectors(features)), self.support_.membership, names)
         novelty = -left_out_scores(self.novelty_.head, vectors, self.groups_).amax(1)
         own = self.conditioned_.scores(features)
-        self.trust_ = fit_trust(scores, novelty, self.support_.membership, own, several=self.several_)
+        exponent = getattr(self.head_, "temperature_exponent", 1 / 3)
+        self.trust_ = fit_trust(
+            scores, novelty, self.support_.membership, own, several=self.several_, exponent=exponent
+        )
         self.expected_ = expected_accuracy(scores, self.support_.membership, self.groups_)
         self._set_rejection()
 
@@ -258,7 +266,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InvalidInput: the label is not among the classes.
         """
-        features = self.features([x] if is_photos([x]) else _one_row(x))
+        one = [x] if is_photos([x]) else x if isinstance(x, Features) else numpy.asarray(x)[None]
+        features = self.features(one)
         scores = self.scores(features)[0]
         classes = self.classes_.tolist()
         if label is not None and label not in classes:
@@ -387,10 +396,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "trust_")
-
-
-def _one_row(x: Any) -> Any:
-    return x if isinstance(x, Features) else numpy.asarray(x)[None]
 
 
 def _by_rows(function: Callable[[Features], Tensor], features: Features, columns: int) -> Tensor:

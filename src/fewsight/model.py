@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ DESCRIPTION_FILE = "model.json"
 TENSORS_FILE = "model.safetensors"
 LONGEST_DESCRIPTION = 64 * 2**20  # bytes: names of a million support photos fit, a bomb does not
 
-Kind = Literal["classifier", "segmenter"]
+Kind = Literal["classifier", "segmenter", "backbone"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SavedModel:
     """What a model folder holds.
 
     Attributes:
-        kind: which face it belongs to.
+        kind: which face it belongs to; `backbone`: a trained network, perhaps with the head trained with it.
         description: plain values, without the fields that `write_model` adds.
         tensors: by name.
     """
@@ -99,9 +99,9 @@ def read_model(folder: str | Path, kind: Kind | None = None) -> SavedModel:
     folder = Path(folder)
     description = _description(folder)
     found = description.pop("kind")
-    if found not in ("classifier", "segmenter") or kind not in (None, found):
+    if found not in get_args(Kind) or kind not in (None, found):
         raise IncompatibleModel(
-            f"{folder} holds a {found!r} model; expected {kind or 'classifier or segmenter'!r}."
+            f"{folder} holds a {found!r} model; expected {kind or ' or '.join(get_args(Kind))!r}."
         )
     return SavedModel(found, description, _tensors(folder, description.pop("tensors")))
 

@@ -57,6 +57,8 @@ PUBLIC: dict[str, str] = {
     "load_model": "fewsight.workflows.load_model:load_model",
     "predict": "fewsight.workflows.predict:predict",
     "doctor": "fewsight.workflows.doctor:doctor",
+    "evaluate": "fewsight.workflows.evaluate:evaluate",
+    "metatrain": "fewsight.workflows.metatrain:metatrain",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ import fewsight
 from fewsight.backbones.features import BlockTokens, Features
 from fewsight.class_labels import as_plain, from_plain
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.from_support import Trust, expected_accuracy, left_out_scores
+from fewsight.evaluation.from_support import ExpectedAccuracy, Trust
 from fewsight.heads.head import Support
-from fewsight.heads.vectors import VectorHead
 from fewsight.model import SavedModel
 from fewsight.names import HEADS, resolve
 from fewsight.photo_input import PhotoEncoder
@@ -50,7 +49,7 @@ def pack(classifier: FewShotClassifier) -> SavedModel:
     description = {
         "classes": as_plain(classifier.classes_),
         "several_labels": classifier.several_,
-        "head": {"name": _head_name(head), "settings": head.settings()},
+        "head": {"name": _head_name(head), "settings": dict(cast("Any", head).settings())},
         "backbone": None if encoder is None else encoder.description(),
         "settings": {
             "reject": classifier.reject,
@@ -60,7 +59,7 @@ def pack(classifier: FewShotClassifier) -> SavedModel:
         "calibration": {
             **classifier.trust_.as_dict(),
             "reject": None if classifier.rejection_ is None else classifier.rejection_.sentence,
-            "expected": classifier.expected_.sentence,
+            "expected_accuracy": classifier.expected_.as_dict(),
         },
         "support": {"files": classifier.files_, "groups": classifier.groups_},
         "licences": _licences(encoder),
@@ -120,6 +119,7 @@ def unpack(
             raise InvalidInput(f"{len(column)} names for {len(membership)} support photos")
     _restore_head(classifier, told, tensors)
     classifier.trust_ = Trust.from_parts(told["calibration"], _below("trust.", tensors))
+    classifier.expected_ = ExpectedAccuracy.from_dict(told["calibration"]["expected_accuracy"])
     classifier._set_rejection()
     return classifier
 
@@ -132,13 +132,6 @@ def _restore_head(classifier: FewShotClassifier, told: dict[str, Any], tensors: 
     classifier.head_ = head.eval()
     classifier.conditioned_ = head.restore(classifier.support_.names, state)
     classifier._condition_novelty()
-    scores = (
-        left_out_scores(head, classifier.support_, classifier.groups_)
-        if isinstance(head, VectorHead)
-        else None
-    )
-    if scores is not None:
-        classifier.expected_ = expected_accuracy(scores, classifier.support_.membership, classifier.groups_)
 
 
 def _head_name(head: Any) -> str:

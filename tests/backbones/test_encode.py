@@ -145,6 +145,20 @@ def test_a_single_image_that_does_not_fit(backbone, monkeypatch):
         encode(backbone, [torch.zeros(2, 3, 32, 32)], precision="fp32")
 
 
+def test_features_that_depend_on_the_batch_are_neither_kept_nor_halved(tmp_path, monkeypatch):
+    network = Conv4(8).train()
+    assert Encoder(network).caches  # evaluation takes the running moments
+    monkeypatch.setattr(Conv4, "couples_images", True)
+    encoder = Encoder(network, precision="fp32")
+    assert not encoder.caches
+    with FeatureCache(tmp_path) as cache:
+        encode(network, [torch.zeros(2, 3, 28, 28)], precision="fp32", cache=cache)
+        assert cache.usage().entries == 0
+    monkeypatch.setattr(Conv4, "features", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(FewsightError, match="2 images of 28 x 28"):
+        encoder(torch.zeros(2, 3, 28, 28))
+
+
 def test_other_errors_are_not_taken_for_lack_of_memory(backbone):
     with pytest.raises(InvalidInput, match="30 x 32"):
         encode(backbone, [torch.zeros(2, 3, 30, 32)], precision="fp32")

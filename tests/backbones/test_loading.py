@@ -253,7 +253,7 @@ def test_an_older_layout_is_renamed_by_timm(tmp_path, weights):
             backbone = load_backbone(folder, device="cpu")
             assert torch.equal(backbone.model.norm.weight, tensors["norm.weight"])
         else:
-            with pytest.raises(IncompatibleModel, match="do not fit"):
+            with pytest.raises(IncompatibleModel, match=r"do not fit.*surprise"):
                 load_backbone(folder, device="cpu")
 
 
@@ -389,6 +389,16 @@ def test_descriptions_that_do_not_fit_are_refused(change):
     backbone = NETWORKS["vit"]()
     with pytest.raises(IncompatibleModel):
         rebuild(describe(backbone) | change, backbone.state_dict())
+
+
+def test_weights_that_do_not_fit_are_named():
+    backbone = NETWORKS["vit"]()
+    described, tensors = describe(backbone), backbone.state_dict()
+    lost = tensors.pop("model.blocks.1.attn.qkv.bias")
+    with pytest.raises(IncompatibleModel, match=r"lacks model\.blocks\.1\.attn\.qkv\.bias"):
+        rebuild(described, tensors)
+    with pytest.raises(IncompatibleModel, match=r"qkv\.bias has shape \[575\]; expected \[576\]"):
+        rebuild(described, tensors | {"model.blocks.1.attn.qkv.bias": lost[1:]})
 
 
 def test_a_model_folder(tmp_path):

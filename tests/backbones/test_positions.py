@@ -94,7 +94,6 @@ def test_is_differentiable():
         ({"grid": (2, 8), "offset": "msn"}, "grid"),
         ({"offset": -0.1}, "offset"),
         ({"offset": "dino"}, "offset"),
-        ({"antialias": True}, "antialias"),
     ],
 )
 def test_refuses(arguments, name):

@@ -72,6 +72,7 @@ def test_errors_of_shots(arguments, named):
         {"images_per_class": [9] * 8, "num_ways": 5, "num_support": 9},
         {"images_per_class": [9] * 8, "num_ways": 5, "num_support": 5, "num_query": 5},
         {"images_per_class": [9] * 8, "num_ways": 5, "num_support": (5, 3)},
+        {"images_per_class": [9] * 8, "num_ways": 5, "num_support": (1, 2, 3)},
         {"images_per_class": [9] * 8, "num_query": 0},
         {"images_per_class": [9] * 8, "ignore_hierarchy_probability": 2.0},
     ],

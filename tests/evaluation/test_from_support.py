@@ -1,5 +1,6 @@
 """What the support says: temperature, thresholds and their promises, groups, and sentences where it is too small."""
 
+import json
 import math
 
 import pytest
@@ -8,7 +9,14 @@ import torch
 from fewsight.backbones.features import Features
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.calibration import expected_calibration_error
-from fewsight.evaluation.from_support import Trust, expected_accuracy, fit_trust, left_out_scores
+from fewsight.evaluation.from_support import (
+    ExpectedAccuracy,
+    Trust,
+    balanced_scores,
+    expected_accuracy,
+    fit_trust,
+    left_out_scores,
+)
 from fewsight.heads.head import Head, Support, membership_from_labels
 from fewsight.heads.prototypes import Prototypes
 
@@ -31,9 +39,10 @@ def task(shots: int, ways: int = 5, seed: int = 0, queries: int = 0, spread: flo
 
 def fitted(support: Support, several: bool = False) -> tuple[Trust, torch.Tensor]:
     head = Prototypes()
-    scores = left_out_scores(head, support)
+    scores = balanced_scores(head, support)
+    novelty = -left_out_scores(head, support).amax(1)
     own = head.condition(support).scores(support.features)
-    return fit_trust(scores, -scores.amax(1), support.membership, own, several=several), scores
+    return fit_trust(scores, novelty, support.membership, own, several=several), scores
 
 
 @pytest.mark.parametrize(("shots", "most"), [(1, 0.2), (2, 0.08), (5, 0.08)])
@@ -98,17 +107,66 @@ def test_accuracy_counts_only_photos_with_another_of_their_class():
     assert "1 not judged" in found.sentence
 
 
-def test_a_group_never_judges_itself():
+def test_one_photo_of_each_class_is_left_out_at_a_time():
+    support, _, _ = task(3, ways=4)
+    scores = balanced_scores(Prototypes(), support)
+    for row in range(12):
+        others = torch.tensor([other for other in range(12) if other % 3 != row % 3])
+        expected = Prototypes().condition(support.rows(others)).scores(support.features.rows([row]))
+        torch.testing.assert_close(scores[row], expected[0])
+
+
+def test_a_lonely_photo_stays_as_a_rival():
+    support = task(2, ways=3)[0].rows(torch.tensor([0, 1, 2, 3, 4]))
+    scores = balanced_scores(Prototypes(), support)
+    assert torch.isfinite(scores[:4]).all()
+    assert scores[4].isneginf().tolist() == [False, False, True]
+    torch.testing.assert_close(scores[4], left_out_scores(Prototypes(), support)[4])
+
+
+def test_large_classes_are_left_out_a_twentieth_at_a_time():
+    support, _, _ = task(60, ways=2)
+    scores = balanced_scores(Prototypes(), support)
+    assert torch.isfinite(scores).all()
+    # three of sixty photos change a mean by little
+    torch.testing.assert_close(scores, left_out_scores(Prototypes(), support), atol=0.05, rtol=0)
+
+
+def test_two_photos_a_class_expect_what_one_photo_a_class_gives():
+    expected, reached = [], []
+    for seed in range(60):
+        support, queries, truth = task(2, seed=seed, queries=10, spread=1.5)
+        expected.append(
+            expected_accuracy(balanced_scores(Prototypes(), support), support.membership).overall.mean
+        )
+        one = support.rows(torch.arange(0, 10, 2))
+        scores = Prototypes().condition(one).scores(Features(cls=queries))
+        reached.append(float((scores.argmax(1) == truth).double().mean()))
+    assert abs(sum(expected) - sum(reached)) / 60 < 0.06  # each mean has a standard error of about 0.02
+
+
+def test_expected_accuracy_comes_back_from_json():
+    for shots in (1, 3):
+        support, _, _ = task(shots)
+        groups = [f"burst {row // 2}" for row in range(5 * shots)]
+        found = expected_accuracy(balanced_scores(Prototypes(), support, groups), support.membership, groups)
+        again = ExpectedAccuracy.from_dict(json.loads(json.dumps(found.as_dict())))
+        assert again.sentence == found.sentence
+        assert repr(again) == repr(found)  # NaN ends are equal in words alone
+
+
+@pytest.mark.parametrize("scored", [left_out_scores, balanced_scores])
+def test_a_group_never_judges_itself(scored):
     support, _, _ = task(4, ways=3)
     groups = [f"burst {row // 2}" for row in range(12)]
+    found = expected_accuracy(scored(Prototypes(), support, groups), support.membership, groups)
+    assert found.overall.n == 6
+    assert set(found.by_group) == set(groups)
     scores = left_out_scores(Prototypes(), support, groups)
     for row in range(12):
         others = torch.tensor([other for other in range(12) if other // 2 != row // 2])
         expected = Prototypes().condition(support.rows(others)).scores(support.features.rows([row]))
         torch.testing.assert_close(scores[row], expected[0])
-    found = expected_accuracy(scores, support.membership, groups)
-    assert found.overall.n == 6
-    assert set(found.by_group) == set(groups)
 
 
 def test_groups_of_one_photo_are_leave_one_out():

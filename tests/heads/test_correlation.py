@@ -57,7 +57,9 @@ def plain_form(head: CorrelationTransformer, x: Tensor, mask: Tensor | None, gri
         q, k, v = (t.unflatten(1, (attn.heads, -1)) for t in (pooled(q), k, v))
         logits = torch.einsum("bhcpl,bhcpm->bhplm", q, k)
         if mask is not None:
-            small = F.interpolate(mask[:, None].double(), size=(side, side), mode="bilinear", align_corners=True)
+            small = F.interpolate(
+                mask[:, None].double(), size=(side, side), mode="bilinear", align_corners=True
+            )
             logits = logits.masked_fill(F.pad(small.flatten(1) == 0, (1, 0))[:, None, None, None], -1e9)
         attended = torch.einsum("bhplm,bhcpm->bhcpl", logits.softmax(-1), v).flatten(1, 2)
         y = attn.out_norm(attn.agg(attended) + shortcut)
@@ -78,7 +80,9 @@ def object_mask(rows: int) -> Tensor:
 
 @pytest.mark.parametrize("memory_mib", [8.0, 0.05, 1e-4])
 @pytest.mark.parametrize("masked", [True, False])
-def test_bounded_form_equals_plain_form(head: CorrelationTransformer, masked: bool, memory_mib: float) -> None:
+def test_bounded_form_equals_plain_form(
+    head: CorrelationTransformer, masked: bool, memory_mib: float
+) -> None:
     """Values and gradients, from tokens and from patches, at any chunk."""
     query, cls, support = (t.requires_grad_() for t in images(3))
     mask = object_mask(3) if masked else None
@@ -262,7 +266,9 @@ def test_bad_inputs(head: CorrelationTransformer) -> None:
     with pytest.raises(InvalidInput, match="mask_logits"):
         predict_episode(random(1, 1, 1, 2), random(1, 1, 2, 2, 3, 3), size=(4, 4))
     with pytest.raises(InvalidInput, match="support_cls"):
-        correlation_tokens(random(1, 3, 4, 4, 8), random(1, 2, 8), random(1, 3, 4, 4, 8), heads=2, support_grid=(6, 6))
+        correlation_tokens(
+            random(1, 3, 4, 4, 8), random(1, 2, 8), random(1, 3, 4, 4, 8), heads=2, support_grid=(6, 6)
+        )
 
 
 def test_memory_is_bounded() -> None:

@@ -37,7 +37,9 @@ def by_loops(query, support, prior, classes, num_classes, k, temperature):
     similarity = [[float(F.cosine_similarity(q - mean, s - mean, dim=0)) for s in support] for q in query]
 
     def best(row, members, weights):
-        z = sorted((row[i] + temperature * math.log(max(float(weights[i]), 1e-6)) for i in members), reverse=True)[:k]
+        z = sorted(
+            (row[i] + temperature * math.log(max(float(weights[i]), 1e-6)) for i in members), reverse=True
+        )[:k]
         return temperature * (math.log(sum(math.exp(v / temperature) for v in z)) - math.log(len(z)))
 
     everyone = range(len(support))
@@ -55,7 +57,9 @@ def by_loops(query, support, prior, classes, num_classes, k, temperature):
 
 @pytest.mark.parametrize("neighbours", [1, 3, 50])
 @pytest.mark.parametrize("chunk", [2048, 3, 1])
-def test_margin_equals_loops_at_any_chunk(neighbours: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_margin_equals_loops_at_any_chunk(
+    neighbours: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dense_matching, "CHUNK", chunk)
     found = foreground_margin(*task(), num_classes=3, neighbours=neighbours, temperature=0.1)
     torch.testing.assert_close(found, by_loops(*task(), 3, neighbours, 0.1), rtol=1e-12, atol=1e-12)
@@ -92,7 +96,10 @@ def test_float32_is_kept() -> None:
     query, support, prior, classes = task()
     found = foreground_margin(query.float(), support.float(), prior, classes, num_classes=3)
     assert found.dtype == torch.float32
-    assert cycle_consistency(query.float(), support.float(), prior, classes, num_classes=3).dtype == torch.float32
+    assert (
+        cycle_consistency(query.float(), support.float(), prior, classes, num_classes=3).dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("chunk", [2048, 2])
@@ -105,7 +112,9 @@ def test_cycle_equals_loops(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None
     for c in range(3):
         own = [i for i in range(11) if classes[i] == c]
         homes = [int(similarity[:, int(similarity[i].argmax())].argmax()) for i in own]
-        back = [float(prior[i]) for i, j in zip(own, homes, strict=True) if classes[j] == c and prior[j] >= 0.5]
+        back = [
+            float(prior[i]) for i, j in zip(own, homes, strict=True) if classes[j] == c and prior[j] >= 0.5
+        ]
         expected[c] = sum(back) / sum(float(prior[i]) for i in own)
     torch.testing.assert_close(cycle_consistency(*task(), num_classes=3), expected)
 

@@ -45,6 +45,7 @@ def test_too_few_to_promise() -> None:
     found = presence_threshold(torch.tensor([0.9]), torch.tensor([0.2, 0.5]), alpha=0.1)
     assert found[0] == 0.5
     assert (found.rule, found.false_alarm_rate) == ("largest", None)
+    assert presence_threshold(NONE, torch.tensor([0.2]), default=0.4).value == 0.4
     assert presence_threshold(NONE, torch.arange(9.0), alpha=0.1).rule == "conformal"
     assert presence_threshold(NONE, torch.arange(8.0), alpha=0.1).rule == "largest"
 
@@ -57,7 +58,9 @@ def test_no_negatives() -> None:
 
 def test_probability_is_a_half_at_the_threshold() -> None:
     threshold = presence_threshold(torch.tensor([0.8, 0.6]), torch.tensor([0.1, 0.3]))
-    scores = torch.tensor([threshold.value - 1e-3, threshold.value, threshold.value + 1e-3], dtype=torch.float64)
+    scores = torch.tensor(
+        [threshold.value - 1e-3, threshold.value, threshold.value + 1e-3], dtype=torch.float64
+    )
     probability = presence_probability(scores, threshold)
     assert probability[0] < 0.5 < probability[2]
     assert float(probability[1]) == pytest.approx(0.5, abs=1e-12)

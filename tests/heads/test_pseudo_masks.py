@@ -32,7 +32,9 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 # Halves, quarters and so on: sums are exact, so that ties with 1 - mass are ties.
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=12).filter(any), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+@given(
+    st.lists(st.integers(0, 8), min_size=1, max_size=12).filter(any), st.sampled_from([0.25, 0.5, 0.75, 1.0])
+)
 def test_attention_mass_by_its_definition(counts: list[int], mass: float) -> None:
     attention = torch.tensor([counts], dtype=torch.float64)
     total = sum(counts)
@@ -90,7 +92,10 @@ def test_refinement_keeps_what_shots_share() -> None:
     refined = refined_prior(prior, nearest_similarities(patches), membership)
     assert refined[0, 0].tolist() == [1, 0]
     assert refined[1, 0].tolist() == [1, 0]
-    assert refined[2, 1].tolist() == [1, 1]  # equal evidence: ranks tie at one half, and the maximum is restored
+    assert refined[2, 1].tolist() == [
+        1,
+        1,
+    ]  # equal evidence: ranks tie at one half, and the maximum is restored
 
 
 def test_refinement_of_one_photo_changes_nothing() -> None:
@@ -109,7 +114,9 @@ def test_photos_with_and_without_masks() -> None:
     both[:2, :2], both[6:, 6:] = 1, 2
     one = torch.zeros(4, 4, dtype=torch.bool)
     one[3, 0] = True
-    support = Support(Features(patches=patches, attention=attention), membership, ("cat", "dog"), (None, both, one))
+    support = Support(
+        Features(patches=patches, attention=attention), membership, ("cat", "dog"), (None, both, one)
+    )
     prior, given = support_prior(support, patches)
     assert given.tolist() == [False, True, True]
     assert prior[0, 0].nonzero().flatten().tolist() == [5]
@@ -148,7 +155,14 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(InvalidInput, match="attention"):
         attention_mass_mask(torch.ones(3))
     with pytest.raises(InvalidInput, match="threshold"):
-        cst_pseudo_masks(random(1, 1, 2), random(1, 1, 2, 2, 2), random(1, 1, 2, 2, 2), torch.ones(1), size=(2, 2), threshold=2)
+        cst_pseudo_masks(
+            random(1, 1, 2),
+            random(1, 1, 2, 2, 2),
+            random(1, 1, 2, 2, 2),
+            torch.ones(1),
+            size=(2, 2),
+            threshold=2,
+        )
     with pytest.raises(InvalidInput, match="keys"):
         cls_similarity(random(1, 2, 4), random(1, 3, 2, 2, 4), size=(2, 2))
     with pytest.raises(InvalidInput, match="similarity"):

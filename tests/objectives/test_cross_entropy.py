@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fewsight.errors import InvalidInput
-from fewsight.objectives.cross_entropy import patch_cross_entropy, row_cross_entropy, view_cross_entropy
+from fewsight.objectives.cross_entropy import mean_cross_entropy, patch_cross_entropy, view_cross_entropy
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -86,21 +86,47 @@ def test_half_precision_logits(dtype):
     torch.testing.assert_close(loss, view_cross_entropy(student.detach().float(), targets, 0.1))
 
 
-def test_rows_have_any_leading_axes():
+def test_mean_over_any_leading_axes():
     logits, targets = random(2, 3, 5, 4).requires_grad_(True), distributions(2, 3, 5, 4)
-    rows = row_cross_entropy(logits, targets, 0.2)
-    expected = -(targets * F.log_softmax(logits / 0.2, dim=-1)).sum(dim=-1)
-    torch.testing.assert_close(rows, expected)
-    weights = random(2, 3, 5, seed=3)
-    (gradient,) = torch.autograd.grad((rows * weights).sum(), logits)
-    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), logits)
-    torch.testing.assert_close(gradient, expected_gradient)
+    mean = mean_cross_entropy(logits, targets, 0.2)
+    expected = -(targets * F.log_softmax(logits / 0.2, dim=-1)).sum(dim=-1).mean()
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(torch.autograd.grad(mean, logits), torch.autograd.grad(expected, logits))
+
+
+def test_backward_can_be_called_twice_and_gives_its_gradient_away():
+    student, targets = random(3, 4, 5).requires_grad_(True), distributions(2, 4, 5)
+    loss = view_cross_entropy(student, targets, 0.1)
+    (first,) = torch.autograd.grad(loss, student, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, student)
+    torch.testing.assert_close(second, kept)
+
+
+def test_loss_scaling_comes_before_the_rounding_to_half_precision():
+    # Unscaled gradients of a large batch lie below what float16 can hold.
+    student = random(2, 512, 64, dtype=torch.float32).half().requires_grad_(True)
+    targets = distributions(2, 512, 64, dtype=torch.float32)
+    (scaled,) = torch.autograd.grad(65536 * view_cross_entropy(student, targets, 0.1), student)
+    full = student.detach().float().requires_grad_(True)
+    (expected,) = torch.autograd.grad(65536 * view_cross_entropy(full, targets, 0.1), full)
+    # float16 has eleven bits.
+    torch.testing.assert_close(scaled.float(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_nothing_is_kept_without_gradients():
+    student, targets = random(3, 4, 5), distributions(2, 4, 5)
+    assert not view_cross_entropy(student, targets, 0.1).requires_grad
+    with torch.no_grad():
+        value = view_cross_entropy(student.clone().requires_grad_(True), targets, 0.1)
+    torch.testing.assert_close(value, view_cross_entropy(student, targets, 0.1))
 
 
 def test_patches_average_images_first():
     mask = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
     logits, targets = random(3, 4), distributions(3, 4)
-    rows = row_cross_entropy(logits, targets, 0.1)
+    rows = -(targets * F.log_softmax(logits / 0.1, dim=-1)).sum(dim=-1)
     expected = ((rows[0] + rows[1]) / 2 + rows[2] + 0) / 3
     torch.testing.assert_close(patch_cross_entropy(logits, targets, mask, 0.1), expected)
 
@@ -127,6 +153,8 @@ def test_refuses(student, targets, temperature, name):
         view_cross_entropy(torch.zeros(student), torch.zeros(targets), temperature)
 
 
-def test_rows_refuse_targets_of_another_shape():
+def test_refuses_targets_of_another_shape():
     with pytest.raises(InvalidInput, match="targets"):
-        row_cross_entropy(torch.zeros(2, 3), torch.zeros(3, 3), 0.1)
+        mean_cross_entropy(torch.zeros(2, 3), torch.zeros(3, 3), 0.1)
+    with pytest.raises(InvalidInput, match="targets"):
+        patch_cross_entropy(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(1, 3, dtype=torch.bool), 0.1)

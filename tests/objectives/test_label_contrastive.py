@@ -191,6 +191,7 @@ def test_input_is_not_changed():
     [
         ({"features": torch.zeros(3, 4)}, "features"),
         ({"features": torch.zeros(6, 2, 3, dtype=torch.long)}, "features"),
+        ({"features": torch.zeros(0, 2, 3)}, "features"),
         ({"labels": torch.zeros(5, dtype=torch.long)}, "labels"),
         ({"labels": torch.zeros(6)}, "labels"),
         ({"temperature": 0.0}, "temperature"),

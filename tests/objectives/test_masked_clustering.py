@@ -7,7 +7,7 @@ import torch
 
 from fewsight.errors import InvalidInput
 from fewsight.objectives.assignments import assign_patches
-from fewsight.objectives.cross_entropy import row_cross_entropy
+from fewsight.objectives.cross_entropy import mean_cross_entropy
 from fewsight.objectives.dino import dino_loss
 from fewsight.objectives.gmml import masked_pixel_loss
 from fewsight.objectives.ibot import masked_patch_loss
@@ -60,7 +60,7 @@ def test_terms_are_those_of_the_parts(batch, method, patch_targets):
         expected = masked_patch_loss(*pairs, patches, centers[1], 0.1, 0.07, method=method)
     else:
         targets = assign_patches(pairs[1], method, 0.07, centers[1])
-        expected = row_cross_entropy(pairs[0], targets, 0.1).mean()
+        expected = mean_cross_entropy(pairs[0], targets, 0.1)
     torch.testing.assert_close(losses.patch_loss, expected)
     pixels = masked_pixel_loss(batch["reconstruction"], batch["images"], batch["mask"], "l1")
     torch.testing.assert_close(losses.reconstruction_loss, pixels)
@@ -86,7 +86,9 @@ def test_published_defaults(batch):
         ({"patch_targets": "masked"}, "patch_mask"),
         ({"patch_targets": "masked", "patch_mask": torch.ones(2, 3, 5)}, "patch_mask"),
         ({"patch_targets": "some"}, "patch_targets"),
-        ({"reconstruction_error": "l3"}, "norm"),
+        ({"reconstruction_error": "l3"}, "reconstruction_error"),
+        ({"student_temperature": 0.0}, "student_temperature"),
+        ({"patch_center": torch.zeros(6).double()}, "patch_center"),
         ({"mask": torch.ones(2, 3, 5, 4)}, "mask"),
         ({"teacher_cls": torch.zeros(3, 3, 6).double()}, "student_patches"),
         ({"reconstruction": torch.zeros(2, 3, 3, 4, 5)}, "reconstruction"),

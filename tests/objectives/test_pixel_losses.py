@@ -22,7 +22,9 @@ def test_masked_pixel_loss_pools_selected_values(norm, shape):
     values = (reconstruction - image).movedim(-3, -1)[mask]
     expected = values.abs().mean() if norm == "l1" else values.square().mean()
     torch.testing.assert_close(masked_pixel_loss(reconstruction, image, mask, norm), expected)
-    torch.testing.assert_close(masked_pixel_loss(reconstruction, image, mask.long(), norm), expected)
+    torch.testing.assert_close(
+        masked_pixel_loss(reconstruction, image, mask.long().unsqueeze(-3), norm), expected
+    )
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])

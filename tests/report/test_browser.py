@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fewsight.data.label_csv import read_label_file
 from fewsight.predictions import Explanation, MatchedPatch, Prediction, Predictions, SupportMatch
 from fewsight.report.facts import RunFacts
 from fewsight.report.predictions import write_predictions_report
@@ -109,6 +111,39 @@ def test_a_link_to_one_photo_opens_it(chromium: Chromium, tmp_path: Path) -> Non
     assert len(everything.shown_cards()) == 99
 
 
+def test_corrections_become_a_label_file(chromium: Chromium, tmp_path: Path) -> None:
+    """Clicks are made by a script that only a page without its policy lets run."""
+    files = ['say "heron", twice.jpg', "two\r\nlines.jpg", "caf\\xe9.jpg", "صورة; 🦩.jpg", "unchecked.jpg"]
+    rows = [answer(file, 0.5 + index / 10) for index, file in enumerate(files)]
+    path = tmp_path / "report.html"
+    write_predictions_report(path, predictions_of(*rows), support=support_photos(), read_picture=read_photo)
+    clicks = """
+      const correct = [...document.querySelectorAll(".card .correct")];
+      const say = (row, text) => { const input = row.querySelector("input"); input.value = text;
+        input.dispatchEvent(new Event("change")); };
+      correct[0].querySelector("button").click();
+      say(correct[1], " egret, white ");
+      correct[2].querySelector("button").click(); say(correct[2], "ibis");
+      correct[3].querySelector("button").click();
+      correct[4].querySelector("button").click(); correct[4].querySelector("button").click();
+    """
+    text = path.read_text(encoding="utf-8").replace("Content-Security-Policy", "x")
+    path.write_text(
+        text.replace("</body>", f"<script>{clicks}</script></body>"), encoding="utf-8", newline=""
+    )
+    reading = chromium.dom(path)
+    assert "4 photos checked" in reading.text
+    (link,) = [value for value in reading.attributes("a", "href") if value.startswith("data:text/csv")]
+    (tmp_path / "corrected.csv").write_bytes(unquote_to_bytes(link.split(",", 1)[1]))
+    found = read_label_file(tmp_path / "corrected.csv")
+    assert [(row.image, row.labels) for row in found.rows] == [
+        (files[0], ("heron",)),
+        (files[1], ("egret, white",)),
+        (files[2], ("ibis",)),
+        (files[3], ("heron",)),
+    ]
+
+
 def hostile_page(path: Path) -> Path:
     rows = [
         answer(name, 0.6, label=name + "A", runner_up="heron", note=name, truth=(name,))
@@ -133,7 +168,8 @@ def hostile_page(path: Path) -> Path:
 
 def test_hostile_names_stay_text_in_a_browser(chromium: Chromium, tmp_path: Path) -> None:
     reading = chromium.dom(hostile_page(tmp_path / "report.html"), "#find=" + "%3Cscript%3E")
-    assert reading.count("script") == 1
+    assert sorted(reading.attributes("script", "type")) == ["application/json"]
+    assert reading.count("script") == 2
     assert reading.count("style") == 1
     (title,) = [text for text in reading.text.splitlines() if text.endswith("· fewsight")]
     assert title == shown_name(HOSTILE_NAMES[0]) + " · fewsight"

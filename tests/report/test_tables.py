@@ -71,7 +71,9 @@ def test_troubles_by_status() -> None:
         answer("c", 0.9),
         Prediction("d", "refused"),
     ]
-    assert {status: [row.file for row in found] for status, found in troubles(rows).items()} == {
-        "refused": ["a", "d"],
-        "suspicious": ["b"],
+    assert {
+        status: ([row.file for row in found], count) for status, (found, count) in troubles(rows, 1).items()
+    } == {
+        "refused": (["a"], 2),
+        "suspicious": (["b"], 1),
     }

@@ -54,7 +54,7 @@ def write_bad_files(folder: Path) -> dict[bytes, str]:
         b"page.jpg": (b"<html><body>not found</body></html>", "unreadable"),
         b"cut.jpg": (content[: len(content) // 2], "unreadable"),
         b"huge.png": (_png_header(20_000, 20_000), "refused"),
-        b"script.svg.png": (b"<svg onload='alert(1)'/>", "unreadable"),
+        b"script.svg.png": (b"<svg onload='alert(1)'/>", "refused"),
         "with space, \"quote\" & 'tick'.jpg".encode(): (content, "ok"),
         b"two\nlines.jpg": (content, "ok"),
         "рысь 山猫 🐈.jpg".encode(): (content, "ok"),
@@ -80,4 +80,9 @@ def _png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
+    )

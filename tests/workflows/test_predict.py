@@ -16,7 +16,13 @@ from fewsight.workflows.predict import PredictionRun, predict
 from fewsight.workflows.prediction_files import COLUMNS
 from photo_folders import CLASSES, write_bad_files, write_labelled, write_pile
 
-SETTINGS = {"backbone": "fewsight-bundled", "image_size": 64, "quiet": True, "device": "cpu", "precision": "fp32"}
+SETTINGS = {
+    "backbone": "fewsight-bundled",
+    "image_size": 64,
+    "quiet": True,
+    "device": "cpu",
+    "precision": "fp32",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +48,13 @@ def test_right_answers_in_input_order(folders: tuple[Path, Path], tmp_path: Path
     assert all(row["label"] == row["file"].split("-")[0] for row in table)
     for row in table:
         assert 0 <= float(row["runner_up_score"]) <= float(row["score"]) <= 1
-        assert float(row["margin"]) == pytest.approx(float(row["score"]) - float(row["runner_up_score"]), abs=1e-5)
-    lines = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert float(row["margin"]) == pytest.approx(
+            float(row["score"]) - float(row["runner_up_score"]), abs=1e-5
+        )
+    lines = [
+        json.loads(line)
+        for line in (run.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["file"] for line in lines] == [row["file"] for row in table]
     assert set(lines[0]["probabilities"]) == set(CLASSES)
     assert (run.folder / "report.html").stat().st_size > 10_000
@@ -92,7 +103,9 @@ def test_killed_run_resumes_to_the_same_bytes(
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_resume_refuses_another_run_and_out_is_never_overwritten(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resume_refuses_another_run_and_out_is_never_overwritten(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     predict(*folders, tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(RunExists, match="--resume"):
         predict(*folders, tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
@@ -112,7 +125,11 @@ def test_model_folder_answers_without_the_support(folders: tuple[Path, Path], tm
 def test_corrected_predictions_are_a_support(folders: tuple[Path, Path], tmp_path: Path) -> None:
     first = predict(*folders, tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
     table = rows(first)
-    kept = [row | {"label": "mine" if row["label"] == "dots" else row["label"]} for row in table if "-3" not in row["file"]]
+    kept = [
+        row | {"label": "mine" if row["label"] == "dots" else row["label"]}
+        for row in table
+        if "-3" not in row["file"]
+    ]
     path = first.folder / "predictions.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -141,7 +158,9 @@ def test_copies_of_support_photos_are_named(folders: tuple[Path, Path], tmp_path
 
 def test_truth_and_sorting(folders: tuple[Path, Path], tmp_path: Path) -> None:
     truth = tmp_path / "truth.csv"
-    truth.write_text("image,labels\n" + "".join(f"{p.name},{p.name.split('-')[0]}\n" for p in folders[1].iterdir()))
+    truth.write_text(
+        "image,labels\n" + "".join(f"{p.name},{p.name.split('-')[0]}\n" for p in folders[1].iterdir())
+    )
     run = predict(*folders, tmp_path / "run", truth=truth, sort_into=tmp_path / "sorted", **SETTINGS)  # type: ignore[arg-type]
     assert run.accuracy is not None
     assert (run.accuracy.mean, run.accuracy.n) == (1.0, 12)

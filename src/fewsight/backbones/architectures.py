@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fewsight.backbones.backbone import Backbone, Licence
+from fewsight.backbones.reading import IncompatibleCheckpoint, check_fit
 from fewsight.backbones.registry import find, suggestion
 from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput
@@ -185,7 +186,7 @@ def filled(made: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Networ
     """A network whose weights are `tensors`, all of them; no random ones are drawn first where that can be spared.
 
     Raises:
-        RuntimeError: tensors are missing, left over or of another shape.
+        IncompatibleCheckpoint: tensors are missing, left over or of another shape; they are named.
     """
     with torch.device("meta"):
         network = made()
@@ -194,6 +195,7 @@ def filled(made: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Networ
     exact = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
+    check_fit(exact, network.state_dict())
     network.load_state_dict(exact, assign=True)
     return network.requires_grad_(True)
 
@@ -210,7 +212,7 @@ def pretrained_network(
         published: timm's `pretrained_cfg` of the weights.
 
     Raises:
-        RuntimeError: the weights do not fit, also after timm's own renaming of older layouts.
+        IncompatibleCheckpoint: the weights do not fit, also after timm's own renaming of older layouts.
     """
     import timm
 
@@ -225,7 +227,7 @@ def pretrained_network(
 
     try:
         return filled(made, body(tensors))
-    except RuntimeError:
+    except IncompatibleCheckpoint:
         rename = getattr(
             sys.modules[timm.model_entrypoint(architecture).__module__], "checkpoint_filter_fn", None
         )

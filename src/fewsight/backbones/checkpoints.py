@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from fewsight.backbones.backbone import TokenMask
-from fewsight.backbones.reading import IncompatibleCheckpoint, flatten
+from fewsight.backbones.reading import IncompatibleCheckpoint, check_fit, flatten, listed, need
 from fewsight.backbones.vit import BeitBackbone, PositionRule, VisionTransformerBackbone
 from fewsight.errors import InvalidInput
 from fewsight.names import closest
@@ -98,7 +98,7 @@ def convert(state_dict: Mapping[str, Any], layout: str) -> dict[str, Tensor]:
     strange = [key for key in backbone if not _BACKBONE.fullmatch(key) and not _NOT_BACKBONE.fullmatch(key)]
     if strange:
         raise IncompatibleCheckpoint(
-            f"state_dict is not of the layout {layout!r}: it also holds {_listed(strange)}."
+            f"state_dict is not of the layout {layout!r}: it also holds {listed(strange)}."
         )
     kept = {
         key: value
@@ -116,7 +116,7 @@ def _without_prefix(flat: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
             return {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
     raise IncompatibleCheckpoint(
         f"state_dict is not of the layout {layout!r}: no patch_embed.proj.weight under "
-        f"{' or '.join(repr(p) for p in LAYOUTS[layout][:3])}; it holds {_listed(flat)}."
+        f"{' or '.join(repr(p) for p in LAYOUTS[layout][:3])}; it holds {listed(flat)}."
     )
 
 
@@ -163,7 +163,7 @@ def detect_layout(state_dict: Mapping[str, Any]) -> str:
     flat = flatten(state_dict)
     if not any(key.endswith("patch_embed.proj.weight") for key in flat):
         raise IncompatibleCheckpoint(
-            f"state_dict holds no vision transformer (no patch_embed.proj.weight); it holds {_listed(flat)}."
+            f"state_dict holds no vision transformer (no patch_embed.proj.weight); it holds {listed(flat)}."
         )
     for layout, sign in _SIGNS:
         if any(sign.search(key) for key in flat):
@@ -219,7 +219,7 @@ def network_arguments(state: Mapping[str, Tensor], num_heads: int | None = None)
     Raises:
         InvalidInput: a block or a table is missing, or sizes contradict each other.
     """
-    _need(state, ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"))
+    need(state, ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"))
     D, _, patch, width = state["patch_embed.proj.weight"].shape
     heads = num_heads or D // 64
     if heads < 1 or D % heads or (num_heads is None and D % 64):
@@ -300,16 +300,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         InvalidInput: naming the tensors.
     """
-    expected = model.state_dict()
-    _need(state, expected)
-    extra = [key for key in state if key not in expected]
-    if extra:
-        raise IncompatibleCheckpoint(f"the checkpoint holds {_listed(extra)}, which the network lacks.")
-    for key, tensor in state.items():
-        if tensor.shape != expected[key].shape:
-            raise IncompatibleCheckpoint(
-                f"{key} has shape {list(tensor.shape)}; expected {list(expected[key].shape)} by the other tensors."
-            )
+    check_fit(state, model.state_dict())
     model.load_state_dict(dict(state))
 
 
@@ -380,15 +371,3 @@ def _rule(layout: str, registers: bool, offset: float | None, antialias: bool | 
         rule.offset if offset is None else offset,  # type: ignore[arg-type]
         rule.antialias if antialias is None else antialias,
     )
-
-
-def _need(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise IncompatibleCheckpoint(f"the checkpoint lacks {_listed(missing)}.")
-
-
-def _listed(names: Iterable[str], most: int = 3) -> str:
-    held = list(names)
-    more = f" and {len(held) - most} more" if len(held) > most else ""
-    return ", ".join(held[:most]) + more if held else "nothing"

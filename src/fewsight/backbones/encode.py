@@ -143,7 +143,8 @@ class Encoder:
     @property
     def caches(self) -> bool:
         """Whether features of an image depend on that image alone, so that they may be kept."""
-        return not self.backbone.couples_images or not self.backbone.training
+        with _evaluating(self._network) as network:
+            return not network.couples_images
 
     def key(self, digest: str) -> str:
         """The cache key of a photo, from the digest of its content."""
@@ -204,9 +205,9 @@ class Encoder:
         """Halve the batch if memory ran out, else raise the error again."""
         if not _out_of_memory(error):
             raise error
-        if self.batch_size == 1 or (self.backbone.couples_images and self.backbone.training):
+        if self.batch_size == 1 or not self.caches:  # halving would change coupled features
             raise FewsightError(
-                f"out of memory with {self.batch_size} image of {images.shape[2]} x {images.shape[3]} pixels in "
+                f"out of memory with {len(images)} images of {images.shape[2]} x {images.shape[3]} pixels in "
                 f"{self.backbone.name}: choose a smaller --image-size, or another backbone."
             ) from error
         self.batch_size = max(1, min(self.batch_size, len(images)) // 2)

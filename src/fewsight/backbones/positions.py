@@ -43,7 +43,7 @@ def interpolate_position_embedding(
         pos_embed: `[1, P + n n, D]`, P prefix rows (class token, registers) first.
         grid: (h, w), rows and columns of patches.
         offset: 0 or above, or `msn`.
-        antialias: only with offset 0.
+        antialias: published with offset 0 alone.
         num_prefix: P; prefix rows are kept as they are.
 
     Returns:
@@ -75,11 +75,9 @@ def _resample(
         raise InvalidInput(f"offset is {offset!r}; expected 0 or above, or 'msn'.")
     if offset == 0:
         return F.interpolate(table, size=grid, mode="bicubic", antialias=antialias)
-    if antialias:
-        raise InvalidInput(f"antialias is on with offset {offset}; expected offset 0 with antialiasing.")
     n = table.shape[-1]
     factors = ((grid[0] + offset) / n, (grid[1] + offset) / n)
-    resampled = F.interpolate(table, scale_factor=factors, mode="bicubic")
+    resampled = F.interpolate(table, scale_factor=factors, mode="bicubic", antialias=antialias)
     if resampled.shape[-2:] != grid:
         raise InvalidInput(
             f"offset is {offset}, which gives a grid of {tuple(resampled.shape[-2:])} for {grid}."

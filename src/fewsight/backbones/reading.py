@@ -11,7 +11,7 @@ import json
 import math
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,16 @@ from torch import Tensor
 
 from fewsight.errors import IncompatibleModel, InvalidInput
 
-__all__ = ["IncompatibleCheckpoint", "check_tensors", "flatten", "read_header", "read_tensors"]
+__all__ = [
+    "IncompatibleCheckpoint",
+    "check_fit",
+    "check_tensors",
+    "flatten",
+    "listed",
+    "need",
+    "read_header",
+    "read_tensors",
+]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the format's own readers
@@ -200,3 +209,42 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise IncompatibleCheckpoint(f"{source}: tensor {name!r} holds values that are not finite.")
+
+
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not exactly those that a network expects, by name and shape.
+
+    Raises:
+        IncompatibleCheckpoint: naming what is missing, left over, or of another shape.
+    """
+    need(tensors, expected)
+    extra = [name for name in tensors if name not in expected]
+    if extra:
+        raise IncompatibleCheckpoint(f"the checkpoint holds {listed(extra)}, which the network lacks.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise IncompatibleCheckpoint(
+                f"{name} has shape {list(tensor.shape)}; expected {list(expected[name].shape)}."
+            )
+
+
+def need(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Refuse a checkpoint without some tensors.
+
+    Raises:
+        IncompatibleCheckpoint: naming them.
+    """
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise IncompatibleCheckpoint(f"the checkpoint lacks {listed(missing)}.")
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Some names for a message.
+
+    >>> listed("abcde")
+    'a, b, c and 2 more'
+    """
+    held = list(names)
+    more = f" and {len(held) - most} more" if len(held) > most else ""
+    return ", ".join(held[:most]) + more if held else "nothing"

@@ -28,7 +28,9 @@ def evaluate(
         typer.Option("--against", help="A backbone, a head or BACKBONE:HEAD: compared on the same episodes."),
     ] = None,
     way: Annotated[int, typer.Option("--way", min=1, help="Classes of an episode.")] = 5,
-    shot: Annotated[list[int] | None, typer.Option("--shot", min=1, help="Supports a class; may be repeated.")] = None,
+    shot: Annotated[
+        list[int] | None, typer.Option("--shot", min=1, help="Supports a class; may be repeated.")
+    ] = None,
     query: Annotated[int, typer.Option("--query", min=1, help="Queries a class.")] = 15,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many episodes.")] = 600,
     split: Annotated[str | None, typer.Option("--split", help="Only photos of this split.")] = None,

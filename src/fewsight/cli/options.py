@@ -18,8 +18,10 @@ __all__ = [
     "ImageSize",
     "Json",
     "Out",
+    "Override",
     "Precision",
     "Quiet",
+    "RecipeName",
     "Resume",
     "Seed",
     "SkipEmpty",
@@ -48,6 +50,10 @@ Workers = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Precision = Annotated[str, typer.Option("--precision", help="`auto`, `fp32`, `fp16` or `bf16`.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="A packaged recipe, or a YAML file.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE: one setting of the recipe; may be repeated.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is a function of it.")]
 GroupBy = Annotated[
     str | None,

@@ -16,7 +16,7 @@ three box filters, without rounding in between (at most 2 grey levels apart).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -102,49 +102,53 @@ def _saturation(images: Tensor, *, factor: Factor) -> Tensor:
 def _hue(images: Tensor, *, factor: Factor) -> Tensor:
     """Turn the hue by a share of the circle; saturation and value stay.
 
-    Source: Smith, Color gamut transform pairs (SIGGRAPH 1978), in a closed form: channel n of hue h (in sixths)
-    is `v - c clip(min(k, 4 - k), 0, 1)` with `k = (n + h) mod 6`, n = 5, 3, 1 for red, green, blue.
+    Source: Smith, Color gamut transform pairs (SIGGRAPH 1978), in a closed form: with value v, chroma c and hue h
+    in sixths of the circle, red is `v - c clip(2 - |h - 3|)`, green `v - c clip(|h - 2| - 1)` and blue
+    `v - c clip(|h - 4| - 1)`, clipped to [0, 1].
     """
-    turn = _column(images, "factor", factor, -0.5, 0.5)
+    turn = _column(images, "factor", factor, -0.5, 0.5)[:, 0]  # [B, 1, 1]
     values = _working(images)
-    value = values.amax(dim=1, keepdim=True)
-    chroma = value - values.amin(dim=1, keepdim=True)
-    hue = _hue_in_sixths(values, value, chroma)
+    planes = values.unbind(dim=1)
+    value = torch.maximum(torch.maximum(planes[0], planes[1]), planes[2])  # [B, H, W]
+    chroma = value - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])
     if images.dtype == torch.uint8:
-        hue, chroma = _pillow_steps(hue, turn, value, chroma)
+        hue, chroma = _pillow_hue(planes, turn, value, chroma)
     else:
-        hue = hue + 6 * turn
-    positions = torch.tensor([5.0, 3.0, 1.0], dtype=values.dtype, device=values.device).view(1, 3, 1, 1)
-    k = torch.remainder(positions + hue, 6)
-    turned = value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
-    return _as_input(turned + 0.5 if images.dtype == torch.uint8 else turned, images)
+        hue = _continuous_hue(planes, turn, value, chroma)
+    turned = torch.empty_like(values)
+    for channel, center in enumerate((3, 2, 4)):
+        share = (hue - center).abs_()
+        share = torch.sub(2, share, out=share) if channel == 0 else share.sub_(1)
+        torch.addcmul(value, chroma, share.clamp_(0, 1), value=-1, out=turned[:, channel])
+    return _as_input(turned.add_(0.5) if images.dtype == torch.uint8 else turned, images)
 
 
-def _pillow_steps(hue: Tensor, turn: Tensor, value: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+def _continuous_hue(planes: Sequence[Tensor], turn: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
+    """Turned hue `[B, H, W]` in [0, 6]; of no meaning for grey pixels."""
+    red, green, blue = planes
+    # Differences over the chroma; multiples of it stand for the sixths 2 and 4.
+    hue = torch.where(green == value, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
+    hue = torch.where(red == value, green - blue, hue)
+    hue.div_(chroma.clamp(min=torch.finfo(chroma.dtype).tiny)).add_(6 * turn)
+    return hue.sub_((hue / 6).floor_(), alpha=6)
+
+
+def _pillow_hue(
+    planes: Sequence[Tensor], turn: Tensor, value: Tensor, chroma: Tensor
+) -> tuple[Tensor, Tensor]:
     """Hue and chroma as Pillow has them: hue turned on 256 steps of 1/255 circle, saturation cut to 1/255.
 
     Precisions alternate as in its code, since a step of 1/255 hangs on the last bit.
     """
-    steps = torch.floor(_single(torch.remainder(hue.double() / 6 + 1, 1)) * 255).to(turn.dtype) + torch.trunc(
-        turn * 255
-    )
-    saturation = torch.floor((chroma / value.clamp(min=1)).double() * 255).to(turn.dtype) / 255
+    divisor = torch.where(chroma > 0, chroma, 1)
+    red, green, blue = (((value - plane) / divisor).double() for plane in planes)
+    hue = torch.where(green == 0, 2 + red - blue, 4 + green - red)
+    hue = torch.where(red == 0, blue - green, hue)
+    hue = torch.where(chroma > 0, hue, 0).float().double()
+    share = torch.remainder(hue / 6 + 1, 1).float().double()
+    steps = torch.floor(share * 255).float() + torch.trunc(turn * 255)
+    saturation = torch.floor((chroma / value.clamp(min=1)).double() * 255).float() / 255
     return torch.remainder(steps, 256) * (6 / 255), value * saturation
-
-
-def _single(values: Tensor) -> Tensor:
-    """float64 values that float32 can hold."""
-    return values.float().double()
-
-
-def _hue_in_sixths(values: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """Hue `[B, 1, H, W]` in [-1, 5); 0 for grey pixels."""
-    # Distances from the maximum, divided one by one: Pillow's rounding, which the steps of 1/255 make visible.
-    shares = ((value - values) / torch.where(chroma > 0, chroma, 1)).double()
-    red, green, blue = shares.unbind(dim=1)
-    from_red, from_green, from_blue = blue - green, 2 + red - blue, 4 + green - red
-    hue = torch.where(red == 0, from_red, torch.where(green == 0, from_green, from_blue))
-    return torch.where(chroma > 0, hue[:, None], 0).to(values.dtype)
 
 
 def _gaussian_blur(
@@ -156,18 +160,21 @@ def _gaussian_blur(
         raise InvalidInput(f"sigma is {sigma}; expected finite numbers above 0.")
     sigmas = sigmas.expand(len(images)).to(_working(images[:0]).dtype)
     H, W = images.shape[-2:]
-    if padding == "pil":
-        if kernel_size is not None:
-            raise InvalidInput(f"kernel_size is {kernel_size}; expected None with padding 'pil'.")
-        rows, columns = _box_matrix(H, sigmas), _box_matrix(W, sigmas)
-    else:
-        rows, columns = (_kernel_matrix(side, sigmas, kernel_size, padding) for side in (H, W))
-    blurred = rows[:, None] @ _working(images) @ columns[:, None].mT  # [B, 3, H, W]
+    rows = _blur_matrix(H, sigmas, kernel_size, padding)
+    columns = rows if H == W else _blur_matrix(W, sigmas, kernel_size, padding)
+    with torch.autocast(images.device.type, enabled=False):
+        blurred = torch.bmm(_working(images).flatten(1, 2), columns.mT).view(images.shape)
+        for channel in blurred.unbind(dim=1):
+            channel.copy_(torch.bmm(rows, channel))
     return _as_input(blurred + 0.5, images) if images.dtype == torch.uint8 else blurred.to(images.dtype)
 
 
-def _kernel_matrix(side: int, sigmas: Tensor, kernel_size: int | None, padding: str) -> Tensor:
-    """`[B, side, side]`: a sampled Gaussian of `kernel_size` taps around each pixel."""
+def _blur_matrix(side: int, sigmas: Tensor, kernel_size: int | None, padding: Padding) -> Tensor:
+    """`[B, side, side]`: a sampled Gaussian of `kernel_size` taps around each pixel, or Pillow's boxes."""
+    if padding == "pil":
+        if kernel_size is not None:
+            raise InvalidInput(f"kernel_size is {kernel_size}; expected None with padding 'pil'.")
+        return _box_matrix(side, sigmas)
     if padding not in ("reflect", "zeros"):
         raise InvalidInput(f"padding is {padding!r}; expected 'reflect', 'zeros' or 'pil'.")
     if kernel_size is None or kernel_size < 1 or kernel_size % 2 == 0:
@@ -214,8 +221,9 @@ def _grey(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         red, green, blue = (weight * images[:, [i]].int() for i, weight in enumerate(LUMA))
         return ((red + green + blue + 32768) >> 16).to(torch.uint8)
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) / 65536
-    return (images * weights).sum(dim=1, keepdim=True)
+    values = _working(images)
+    weights = torch.tensor(LUMA, dtype=values.dtype, device=images.device).view(1, 3, 1, 1) / 65536
+    return (values * weights).sum(dim=1, keepdim=True).to(images.dtype)
 
 
 def _blend(images: Tensor, other: Tensor, factor: Factor) -> Tensor:

@@ -41,7 +41,7 @@ from fewsight.data.signatures import CAMERA_RAW_SUFFIXES, FORMATS, HEAD_BYTES, F
 from fewsight.data.source import read_bytes
 from fewsight.errors import InvalidInput, UnreadableImage
 
-__all__ = ["MAX_PIXELS", "Decoded", "Source", "decode", "decode_bytes", "decode_raw"]
+__all__ = ["MAX_PIXELS", "Decoded", "Source", "decode", "decode_bytes", "decode_raw", "silent_pillow"]
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error: a quarter of 2 GiB at 3 bytes a pixel
 ODD_ASPECT = 16  # longer over shorter side
@@ -162,7 +162,7 @@ def decode_raw(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def _guarded(work: Callable[[], T]) -> T:
     """Run a decoder in silence; whatever it raises becomes `UnreadableImage`."""
     try:
-        with _silent_pillow():
+        with silent_pillow():
             return work()
     except (UnreadableImage, InvalidInput):
         raise
@@ -281,7 +281,7 @@ _silence_depth = 0
 
 
 @contextmanager
-def _silent_pillow() -> Iterator[None]:
+def silent_pillow() -> Iterator[None]:
     """Ignore Pillow's warnings while any thread decodes, and nobody else's.
 
     One entry is put into the list of warning filters by the first decoder and taken out by the last; unlike

@@ -210,7 +210,9 @@ def _draw_shots(
     num_query: int | None,
 ) -> tuple[Integers, int]:
     """Supports of each class and queries of every class."""
-    low, high = (num_support, num_support) if isinstance(num_support, int) else num_support or (0, 0)
+    if numpy.size(num_support) > 2 or (num_support is not None and not numpy.size(num_support)):
+        raise InvalidInput(f"num_support is {num_support}; expected a number or (low, high).")
+    low, high = (0, 0) if num_support is None else numpy.broadcast_to(num_support, 2).tolist()
     smallest = int(images.min())
     if num_query is None:
         num_query = min(MAX_NUM_QUERY, smallest // 2 if num_support is None else smallest - high)
@@ -229,7 +231,7 @@ def _draw_shots(
             images, num_query, beta, weights, MAX_SUPPORT_SIZE_CONTRIB_PER_CLASS, MAX_SUPPORT_SET_SIZE
         )
         return shots.num_support_per_class, num_query
-    shot = low if isinstance(num_support, int) else int(rng.randint(low, high + 1))
+    shot = low if numpy.ndim(num_support) == 0 else int(rng.randint(low, high + 1))
     return numpy.full(len(images), shot), num_query
 
 

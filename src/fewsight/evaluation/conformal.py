@@ -184,7 +184,7 @@ def full_conformal_p_values(
         supports, queries = supports - supports.mean(0), queries - supports.mean(0)
     membership = membership_from_labels(labels)
     rows = max(1, CHUNK // membership.numel())
-    chunks = [_p_values(supports, membership, part, metric) for part in queries.split(rows)]
+    chunks = [_p_values(supports, membership, part, metric) for part in torch.split(queries, rows)]
     return torch.cat(chunks).to(dtype) if chunks else queries.new_zeros(0, membership.shape[1], dtype=dtype)
 
 

@@ -33,6 +33,12 @@ __all__ = [
 ]
 
 
+NO_SECOND_PHOTO = (
+    "Scores are calibrated by a rule of thumb: no class has two photos. "
+    "'None of these' and label sets need a second photo a class."
+)
+
+
 @dataclass(frozen=True)
 class ExpectedAccuracy:
     """How often the support photos are answered right by the others.
@@ -235,7 +241,13 @@ def _too_few(n: int, alpha: float, what: str, so: str) -> str:
 
 
 def fit_trust(
-    scores: Tensor, novelty: Tensor, membership: Tensor, own: Tensor, *, several: bool = False
+    scores: Tensor,
+    novelty: Tensor,
+    membership: Tensor,
+    own: Tensor,
+    *,
+    several: bool = False,
+    exponent: float = 1 / 3,
 ) -> Trust:
     """Fit temperature and thresholds to left-out scores.
 
@@ -246,24 +258,18 @@ def fit_trust(
         own: scores `[S, K]` of the supports under the head that has seen them; used only where two classes leave
             nothing else to read a scale from.
         several: whether a photo can have several labels.
+        exponent: how the head's temperature falls with the number of photos a class.
     """
     scores, own = scores.double(), own.double()
     true = scores.masked_fill(~membership, -torch.inf).amax(1)
     judged = torch.isfinite(true)
     n = int(judged.sum())
-    notes = (
-        []
-        if n
-        else [
-            "Scores are calibrated by a rule of thumb: no class has two photos. "
-            "'None of these' and label sets need a second photo a class."
-        ]
-    )
+    notes = () if n else (NO_SECOND_PHOTO,)
     if several:
         temperature, offset = sigmoid_scale(scores, membership, own)
     else:
-        temperature, offset = softmax_temperature(scores, membership, own), 0.0
-    trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), tuple(notes))
+        temperature, offset = softmax_temperature(scores, membership, own, exponent), 0.0
+    trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), notes)
     misfit = 1 - trust.probabilities(scores[judged]).masked_fill(~membership[judged], 2).amin(1)
     return Trust(
         temperature,
@@ -271,7 +277,7 @@ def fit_trust(
         several,
         novelty.double()[judged].sort().values,
         misfit.double().sort().values,
-        tuple(notes),
+        notes,
     )
 
 

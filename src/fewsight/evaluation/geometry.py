@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewsight.errors import InvalidInput
+from fewsight.evaluation import geometry_sums
 from fewsight.evaluation.feature_sums import ClassSums, Scatter, check_features, unit_blocks, unit_rows
 from fewsight.shapes import check_shapes
 
@@ -55,27 +56,20 @@ def average_cosine(features: Tensor) -> Tensor:
     >>> average_cosine(torch.eye(3))
     tensor(0.)
     """
-    N, _ = check_features(features)
-    sums = ClassSums.of(features, unit=True)
-    pairs = N * (N - 1)
-    return _scalar((sums.sums.square().sum() - sums.squares.sum()) / pairs if pairs else math.nan, features)
+    check_features(features)
+    return _scalar(geometry_sums.average_cosine(ClassSums.of(features, unit=True)), features)
 
 
 def intra_class_cosine(features: Tensor, labels: Tensor) -> Tensor:
     """Mean cosine of two different rows of one class, over all such pairs."""
     check_features(features, labels)
-    sums = ClassSums.of(features, labels, unit=True)
-    pairs = (sums.counts * (sums.counts - 1)).sum()
-    return _scalar((sums.sums.square().sum() - sums.squares.sum()) / pairs if pairs else math.nan, features)
+    return _scalar(geometry_sums.intra_class_cosine(ClassSums.of(features, labels, unit=True)), features)
 
 
 def inter_class_cosine(features: Tensor, labels: Tensor) -> Tensor:
     """Mean cosine of two rows of different classes, over all such pairs."""
-    N, _ = check_features(features, labels)
-    sums = ClassSums.of(features, labels, unit=True)
-    pairs = N**2 - sums.counts.square().sum()
-    products = sums.sums.sum(0).square().sum() - sums.sums.square().sum()
-    return _scalar(products / pairs if pairs else math.nan, features)
+    check_features(features, labels)
+    return _scalar(geometry_sums.inter_class_cosine(ClassSums.of(features, labels, unit=True)), features)
 
 
 def partition_isotropy(features: Tensor, log: bool = False) -> Tensor:
@@ -114,16 +108,13 @@ def participation_ratio(features: Tensor, *, product_dtype: torch.dtype | None =
     return _scalar(_participation_ratio(features, product_dtype), features)
 
 
-def _participation_ratio(features: Tensor, product_dtype: torch.dtype | None = None) -> Tensor | float:
+def _participation_ratio(features: Tensor, product_dtype: torch.dtype | None = None) -> Tensor:
     N, D = check_features(features)
     if N >= D:
-        scatter = Scatter.of(features, product_dtype=product_dtype)
-        if N < 2 or scatter.constant:
-            return math.nan
-        return (scatter.matrix.trace() / torch.linalg.vector_norm(scatter.matrix)).square()
+        return geometry_sums.participation_ratio(Scatter.of(features, product_dtype=product_dtype))
     centred = _centred(features)
     if centred is None:
-        return math.nan
+        return geometry_sums.NAN
     gram = centred @ centred.T  # [N, N]: the same eigenvalues in fewer numbers
     return (gram.trace() / torch.linalg.vector_norm(gram)).square()
 
@@ -142,9 +133,8 @@ def isoscore(features: Tensor, *, product_dtype: torch.dtype | None = None) -> T
     It equals (participation ratio - 1) / (D - 1), so no eigenvalue is computed. NaN for D = 1. Small samples score low:
     N white rows of width D reach about (N - 2) / (N + D).
     """
-    D = features.shape[-1]
     ratio = _participation_ratio(features, product_dtype)
-    return _scalar((ratio - 1) / (D - 1) if D > 1 else math.nan, features)
+    return _scalar(geometry_sums.isoscore(ratio, features.shape[1]), features)
 
 
 def isoscore_star(features: Tensor, shrinkage: float, target: Tensor | None = None) -> Tensor:
@@ -178,8 +168,8 @@ def effective_rank(features: Tensor) -> Tensor:
         sigma = None if centred is None else torch.linalg.svdvals(centred)
     else:
         scatter = Scatter.of(features)
-        sigma = None if scatter.constant else _roots(scatter.matrix)
-    return _scalar(math.nan if sigma is None else _entropy_rank(sigma / sigma.sum()), features)
+        sigma = None if scatter.constant else geometry_sums.roots(scatter.matrix)
+    return _scalar(math.nan if sigma is None else geometry_sums.entropy_rank(sigma / sigma.sum()), features)
 
 
 def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -189,8 +179,12 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
     The features are not centred: a large mean vector counts as one direction and hides the rest.
     """
     N, D = check_features(features)
-    sigma = torch.linalg.svdvals(features.double()) if _small(N, D) else _roots(_second_moments(features))
-    return _scalar(_entropy_rank(sigma / sigma.sum() + epsilon), features)
+    sigma = (
+        torch.linalg.svdvals(features.double())
+        if _small(N, D)
+        else geometry_sums.roots(_second_moments(features))
+    )
+    return _scalar(geometry_sums.entropy_rank(sigma / sigma.sum() + epsilon), features)
 
 
 def _second_moments(features: Tensor, product_dtype: torch.dtype | None = None) -> Tensor:
@@ -202,14 +196,6 @@ def _second_moments(features: Tensor, product_dtype: torch.dtype | None = None) 
 def _small(N: int, D: int) -> bool:
     """Whether singular values are taken directly: the root of an eigenvalue is good to 1e-7 only."""
     return N <= D or N * D <= 2**18
-
-
-def _roots(matrix: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(matrix).clamp(min=0).sqrt()
-
-
-def _entropy_rank(shares: Tensor) -> Tensor:
-    return torch.special.entr(shares).sum().exp()
 
 
 def spectrum_exponent(features: Tensor, first: int, last: int) -> Tensor:
@@ -267,12 +253,11 @@ def alignment(features: Tensor, labels: Tensor, a: float = 2) -> Tensor:
     """Mean over pairs of one class of ||u_i - u_j||^a (Wang and Isola 2020); 0 where classes are points."""
     check_features(features, labels)
     sums = ClassSums.of(features, labels, unit=True)
+    if a == 2:
+        return _scalar(geometry_sums.alignment(sums), features)
     pairs = (sums.counts * (sums.counts - 1)).sum()
     if not pairs:
         return _scalar(math.nan, features)
-    if a == 2:
-        distances = 2 * (sums.counts * sums.squares).sum() - 2 * sums.sums.square().sum()
-        return _scalar(distances.clamp(min=0) / pairs, features)
     total = torch.zeros_like(pairs)
     order = torch.argsort(labels)
     for members in torch.split(order, sums.counts.long().tolist()):
@@ -290,10 +275,7 @@ def class_separation(features: Tensor, labels: Tensor) -> Tensor:
     it too high: with one row a class it is 1.
     """
     check_features(features, labels)
-    sums = ClassSums.of(features, labels, unit=True)
-    means = sums.sums / sums.counts[:, None]  # [K, D]
-    within, total = 1 - means.square().sum(1).mean(), 1 - means.mean(0).square().sum()
-    return _scalar(1 - within / total if len(means) > 1 and total > 1e-12 else math.nan, features)
+    return _scalar(geometry_sums.class_separation(ClassSums.of(features, labels, unit=True)), features)
 
 
 def nc1(features: Tensor, labels: Tensor) -> Tensor:
@@ -304,19 +286,15 @@ def nc1(features: Tensor, labels: Tensor) -> Tensor:
     """
     N, _ = check_features(features, labels)
     sums = ClassSums.of(features, labels, unit=False)
-    means = sums.sums / sums.counts[:, None]  # [K, D]
-    K = len(means)
-    centred = means - means.mean(0)
-    if K < 2 or centred.abs().max() <= 1e-12 * features.abs().max().clamp(min=1):
+    found = geometry_sums.between_basis(sums, features.abs().max())
+    if found is None:
         return _scalar(math.nan, features)
-    _, sigma, directions = torch.linalg.svd(centred / K**0.5, full_matrices=False)
-    kept = sigma.square() > 1e-10 * sigma[0].square()
-    basis = directions[kept].T / sigma[kept]  # [D, rank]
+    means, basis = found
     columns = torch.searchsorted(sums.classes, labels)
     total = torch.zeros((), dtype=torch.float64, device=features.device)
     for rows in torch.split(torch.arange(N, device=features.device), 1024):
         total += ((features[rows].double() - means[columns[rows]]) @ basis).square().sum()
-    return _scalar(total / (N * K), features)
+    return _scalar(total / (N * len(means)), features)
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -354,7 +332,7 @@ def lidar(features: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> Tenso
     variances = torch.linalg.svdvals(whitened).square()  # those beyond min(n, D) are 0
     shares = variances / variances.sum()
     padding = shares.new_zeros(D - len(shares))
-    return _scalar(_entropy_rank(torch.cat([shares, padding]) + epsilon), features)
+    return _scalar(geometry_sums.entropy_rank(torch.cat([shares, padding]) + epsilon), features)
 
 
 class AssignmentEntropies(NamedTuple):

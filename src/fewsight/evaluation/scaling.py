@@ -5,7 +5,7 @@
 held within a factor of 1.5 over six data sets and two networks (`benchmarks/calibration.py`) and needs no second photo
 of a class, so it serves at one shot. With more, it is the centre of a prior on log T, and the likelihood of the
 left-out scores decides. These come from n - 1 photos a class, so the fitted temperature is corrected by
-((n - 1) / n)^(1/3).
+((n - 1) / n)^exponent; the exponent was measured for each head.
 
 Several labels a photo: one sigmoid for all classes (Platt 1999, with his smoothed targets) in place of the softmax.
 Letters: S supports, K classes, n judged photos.
@@ -24,7 +24,7 @@ PRIOR_DEVIATION = 0.4  # of log T around the rule
 TWO_CLASSES = 0.09  # T0 in units of (own score - other score), where two classes give no deviation of others
 
 
-def softmax_temperature(scores: Tensor, membership: Tensor, own: Tensor) -> float:
+def softmax_temperature(scores: Tensor, membership: Tensor, own: Tensor, exponent: float = 1 / 3) -> float:
     """Temperature of softmax(scores / T) for queries.
 
     Args:
@@ -32,17 +32,17 @@ def softmax_temperature(scores: Tensor, membership: Tensor, own: Tensor) -> floa
         membership: bool `[S, K]`.
         own: `[S, K]` float64, scores of the supports under the head that has seen them; used only where two classes
             leave nothing else to read a scale from.
+        exponent: how the temperature falls with the number of photos a class, T ~ n^-exponent.
     """
-    shots = membership.sum(0).double()
     if scores.shape[1] == 1:
         return 1.0
-    n = float((shots.square().sum() / shots.sum()).item())  # photos in the class of a photo, on average
-    start = _scale_of_scores(scores, membership, own) / n ** (1 / 3)
-    margins = _label_margins(scores, membership)
+    scale, margins = _scale_of_scores(scores, membership, own), _label_margins(scores, membership)
     if not len(margins):
-        return start
-    correction = ((n - 1) / n) ** (1 / 3)  # left out, a photo meets n - 1 of each class
-    return correction * _penalised_temperature(margins, start / correction)
+        return scale
+    shots = torch.where(membership, membership.sum(0), 0).amax(1)
+    n = shots[shots > 1].double().mean().item()  # photos in the class of a judged photo
+    # left out, it meets n - 1 of each class
+    return ((n - 1) / n) ** exponent * _penalised_temperature(margins, scale / (n - 1) ** (1 / 3))
 
 
 def _scale_of_scores(scores: Tensor, membership: Tensor, own: Tensor) -> float:

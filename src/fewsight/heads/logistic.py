@@ -191,6 +191,8 @@ class Logistic(VectorHead):
         pooling: which tokens serve as the vector of an image.
     """
 
+    temperature_exponent = -1 / 6  # the more photos, the larger the weights
+
     def __init__(self, *, penalty: float = 0.1, center_rows: bool = False, pooling: Pooling = "cls") -> None:
         super().__init__(pooling)
         _check_penalty(penalty)

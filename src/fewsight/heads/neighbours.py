@@ -69,7 +69,7 @@ def knn_probabilities(
     rows = max(1, CHUNK // len(train_features))
     parts = [
         _votes(part @ train_features.T, train_labels, k, temperature, num_classes)
-        for part in queries.split(rows)
+        for part in torch.split(queries, rows)
     ]
     return torch.cat(parts) if parts else queries.new_zeros(0, num_classes)
 
@@ -123,6 +123,8 @@ class Neighbours(VectorHead):
         pooling: which tokens serve as the vector of an image.
     """
 
+    temperature_exponent = 1 / 2
+
     def __init__(self, *, k: int = 20, temperature: float = 0.07, pooling: Pooling = "cls") -> None:
         super().__init__(pooling)
         _check_numbers(k, temperature)
@@ -142,7 +144,7 @@ class Neighbours(VectorHead):
         rows = max(1, CHUNK // max(1, int(membership.sum())))
         parts = [
             class_votes(part @ supports.T, membership, self.k, self.temperature)
-            for part in unit(queries).split(rows)
+            for part in torch.split(unit(queries), rows)
         ]
         return torch.cat(parts) if parts else queries.new_zeros(0, membership.shape[1])
 

@@ -49,7 +49,8 @@ def presence_threshold(
     of 0.81, the gap 0.75.
 
     With `alpha`, or without positives: the 1 - alpha conformal quantile of the negatives (alpha 0.1 unless given),
-    or the largest negative where they are fewer than 1/alpha - 1 and nothing can be promised.
+    or the largest negative where they are fewer than 1/alpha - 1 and nothing can be promised (without `alpha` at
+    least `default`).
 
     Args:
         positives: scores of classes that are there, [n], any order, may be empty.
@@ -81,7 +82,9 @@ def presence_threshold(
     # 1e-9: (m + 1)(1 - alpha) can exceed a whole number by rounding.
     rank = math.ceil((sizes["m"] + 1) * (1 - rate) - 1e-9)
     if rank > sizes["m"]:
-        return PresenceThreshold(float(negatives.max()), scale, "largest", None)
+        # Where nothing is promised and no support shows presence, two or three negatives say too little.
+        floor = default if alpha is None else -math.inf
+        return PresenceThreshold(max(float(negatives.max()), floor), scale, "largest", None)
     return PresenceThreshold(float(negatives.sort().values[rank - 1]), scale, "conformal", rate)
 
 

@@ -67,7 +67,11 @@ class VectorHead(Head):
 
     Attributes:
         pooling: which tokens serve as the vector of an image.
+        temperature_exponent: a fitted temperature falls as n^-exponent with n photos a class; measured on six data
+            sets (`benchmarks/calibration.py`).
     """
+
+    temperature_exponent: float = 1 / 3
 
     def __init__(self, pooling: Pooling = "cls") -> None:
         super().__init__()
@@ -91,11 +95,13 @@ class VectorHead(Head):
         """One vector an image, `[B, D]`, in float32 or float64."""
         return real(pool(features, self.pooling), "features")
 
-    def condition(self, support: Support) -> ConditionedVectors:
+    def condition(self, support: Support) -> ConditionedVectors:  # type: ignore[override]  # frozen names
         """Read the supports once."""
         return self._conditioned(support.names, self.vectors(support.features), support.membership)
 
-    def restore(self, names: Sequence[str], state: Mapping[str, Tensor]) -> ConditionedVectors:
+    def restore(  # type: ignore[override]  # frozen names
+        self, names: Sequence[str], state: Mapping[str, Tensor]
+    ) -> ConditionedVectors:
         """The inverse of `ConditionedVectors.state`.
 
         Raises:
@@ -150,7 +156,8 @@ class ConditionedVectors:
             raise InvalidInput(f"class {name!r} has no photo; give at least one.")
         check_shapes(supports=(self.tensors["vectors"], "S D"), features=(new, "N D"))
         old = self.tensors["membership"]  # [S, K]
-        membership = torch.block_diag(old.to(torch.uint8), torch.ones(len(new), 1, dtype=torch.uint8)).bool()
+        membership = old.new_zeros(len(old) + len(new), old.shape[1] + 1)
+        membership[: len(old), :-1], membership[len(old) :, -1] = old, True
         vectors = torch.cat([self.tensors["vectors"], new])
         return self.head._conditioned((*self.names, name), vectors, membership)
 

@@ -3,14 +3,14 @@
     H(p, q) = logsumexp(x) - <p, x>,  x = logits / temperature;     dH/dx = softmax(x) - p
 
 A student view that meets several teacher views needs the sum T of their targets only, as the cross-entropy is
-linear in them: value `n logsumexp(x) - <T, x>`, gradient `n softmax(x) - T`, for n = sum of T. Rows are swept in
-blocks, so that besides the gradient itself no copy of the logits is made, in the forward or the backward pass;
+linear in them: value `n logsumexp(x) - <T, x>`, gradient `n softmax(x) - T`, for n = sum of T. Value and gradient
+are made in one sweep over blocks of rows, so that besides the gradient itself no copy of the logits is made;
 targets can be made block by block as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,14 @@ from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
 __all__ = [
+    "mean_cross_entropy",
     "patch_cross_entropy",
-    "row_cross_entropy",
     "streamed_view_cross_entropy",
     "view_cross_entropy",
 ]
+
+# The targets of each of V views for a slice of rows; views that meet no target have None.
+TargetsOf = Callable[[slice], Sequence[Tensor | None]]
 
 
 def view_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -56,7 +59,7 @@ def streamed_view_cross_entropy(
 ) -> Tensor:
     """`view_cross_entropy` of targets that are made block by block, `[G, rows, K]` for a slice of images.
 
-    They are asked for once in the forward pass and once in the backward pass, and must be the same.
+    They may be asked for more than once, and must be the same each time.
     """
     V, B, _ = check_shapes(student=(student, "V B K")).values()
     check_positive(temperature=temperature)
@@ -68,8 +71,10 @@ def streamed_view_cross_entropy(
             "student as target views, and two views in all."
         )
     masses = [G - 1] * G + [G] * (V - G)
-    rows = _FusedCrossEntropy.apply(student, temperature, masses, lambda rows: _met(targets_of(rows), V))
-    return rows.sum() / (pairs * global_rows(B, student.device))
+    weight = _one_over(pairs * global_rows(B, student.device), student)
+    return _FusedCrossEntropy.apply(
+        student, weight.expand(V, B), temperature, masses, lambda rows: _met(targets_of(rows), V)
+    )
 
 
 def _met(targets: Tensor, views: int) -> list[Tensor | None]:
@@ -84,21 +89,15 @@ def _met(targets: Tensor, views: int) -> list[Tensor | None]:
     return [*others, *([targets.sum(dim=0)] * (views - G) if views > G else [])]
 
 
-def row_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each row, `[...]`, for student logits and target distributions `[..., K]`.
+def mean_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Mean over all rows, for student logits and target distributions `[..., K]`; 0 without rows.
 
-    >>> row_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), 0.1)
-    tensor([0.6931])
+    >>> mean_cross_entropy(torch.zeros(3, 2), torch.tensor([[1.0, 0.0]] * 3), 0.1)
+    tensor(0.6931)
     """
-    check_positive(temperature=temperature)
-    if logits.shape != targets.shape or logits.ndim < 1:
-        raise InvalidInput(
-            f"targets has shape {list(targets.shape)}; expected that of the logits, {list(logits.shape)}."
-        )
-    K = logits.shape[-1]
-    flat = targets.detach().reshape(-1, K)
-    rows = _FusedCrossEntropy.apply(logits.reshape(1, -1, K), temperature, [1], lambda rows: [flat[rows]])
-    return rows.view(logits.shape[:-1])
+    count = global_rows(max(1, logits.shape[:-1].numel()), logits.device)
+    weights = _one_over(count, logits).expand(logits.shape[:-1])
+    return _weighted(logits, targets, weights, temperature)
 
 
 def patch_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, temperature: float) -> Tensor:
@@ -114,67 +113,122 @@ def patch_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, temperatu
     Returns:
         Scalar; 0 where nothing is masked.
     """
-    rows = row_cross_entropy(logits, targets, temperature)
     counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    weights = (mask / counts)[mask]
-    return (rows * weights.to(rows.dtype)).sum() / global_rows(max(1, counts.numel()), rows.device)
+    images = global_rows(max(1, counts.numel()), logits.device)
+    weights = _one_over(images, logits) * (mask / counts)[mask]
+    return _weighted(logits, targets, weights, temperature)
 
 
-# The targets of each of V views for a slice of rows; views that meet no target have None.
-TargetsOf = Callable[[slice], Sequence[Tensor | None]]
+def _weighted(logits: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Sum over rows of weight times cross-entropy."""
+    check_positive(temperature=temperature)
+    if logits.shape != targets.shape or logits.ndim < 2 or logits.shape[:-1] != weights.shape:
+        raise InvalidInput(
+            f"logits, targets and rows have shapes {list(logits.shape)}, {list(targets.shape)} and "
+            f"{list(weights.shape)}; expected [..., K], [..., K] and [...]."
+        )
+    flat, K = targets.detach().reshape(-1, targets.shape[-1]), logits.shape[-1]
+    weights = weights.to(at_least_float32(logits[:0]).dtype).reshape(1, -1)
+    return _FusedCrossEntropy.apply(
+        logits.reshape(1, -1, K), weights, temperature, [1], lambda rows: [flat[rows]]
+    )
+
+
+def _one_over(count: int | Tensor, like: Tensor) -> Tensor:
+    """`1 / count` in the precision of the loss."""
+    dtype = at_least_float32(like[:0]).dtype
+    return torch.as_tensor(count, device=like.device).to(dtype).reciprocal()
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Rows `[V, R]` of `mass logsumexp(x) - <targets, x>` for logits `[V, R, K]`; targets sum to the mass."""
+    """Weighted sum of `mass logsumexp(x) - <targets, x>` for logits `[V, R, K]` and weights `[V, R]`."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, temperature: float, masses: Sequence[int], targets_of: TargetsOf
+        ctx: Any,
+        logits: Tensor,
+        weights: Tensor,
+        temperature: float,
+        masses: Sequence[int],
+        targets_of: TargetsOf,
     ) -> Tensor:
-        losses = at_least_float32(logits.new_zeros(logits.shape[:2]))
-        normalisers = torch.zeros_like(losses)
-        for rows in _blocks(logits):
-            parts = (tensor[:, rows].unbind() for tensor in (logits, losses, normalisers))
-            for block, loss, normaliser, targets, mass in zip(*parts, targets_of(rows), masses, strict=True):
-                if targets is None:
-                    continue
-                block = at_least_float32(block)
-                top = block.amax(dim=1, keepdim=True).div_(-temperature)
-                # Shifted by the maximum before the product, lest large logits cancel.
-                x = torch.add(top, block, alpha=1 / temperature)
-                product = torch.linalg.vecdot(x, targets.to(x.dtype))
-                spread = x.exp_().sum(dim=1).log_()
-                torch.sub(spread, top[:, 0], out=normaliser)
-                torch.sub(spread.mul_(mass), product, out=loss)
-        ctx.save_for_backward(logits, normalisers)
+        ctx.save_for_backward(logits, weights)
         ctx.settings = temperature, masses, targets_of
-        return losses
+        # 16-bit gradients wait for the backward pass: loss scaling comes before their rounding.
+        at_once = ctx.needs_input_grad[0] and logits.dtype == weights.dtype
+        ctx.gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if at_once else None
+        return _sweep(logits, weights, ctx.gradient, temperature, masses, targets_of)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        logits, normalisers = ctx.saved_tensors
-        temperature, masses, targets_of = ctx.settings
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        weights = (gradients[0] / temperature)[..., None]
-        for rows in _blocks(logits):
-            parts = (
-                tensor[:, rows].unbind() for tensor in (logits, gradient, weights, -normalisers[..., None])
-            )
-            for block, place, weight, shift, targets, mass in zip(
-                *parts, targets_of(rows), masses, strict=True
-            ):
-                if targets is None:
-                    place.zero_()
-                    continue
-                # Full-precision logits have their gradient made in place, without a copy of the block.
-                q = place if place.dtype == shift.dtype else torch.empty_like(place, dtype=shift.dtype)
-                torch.add(shift, at_least_float32(block), alpha=1 / temperature, out=q)
-                q.exp_().mul_(weight * mass).addcmul_(targets.to(q.dtype), weight, value=-1)
-                if q is not place:
-                    place.copy_(q)
-        return gradient, None, None, None
+        (scale,) = gradients
+        # Given away once, as whoever gets it may write to it; a second backward pass makes it again.
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            logits, weights = ctx.saved_tensors
+            gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+            _sweep(logits, weights * scale, gradient, *ctx.settings)
+        elif scale.device.type != "cpu" or scale.item() != 1:
+            gradient.mul_(scale)
+        return gradient, None, None, None, None
 
 
-def _blocks(logits: Tensor) -> Iterator[slice]:
-    return row_blocks(logits.shape[1], logits.shape[2], logits.device, scale=0.25)
+def _sweep(
+    logits: Tensor,
+    weights: Tensor,
+    gradient: Tensor | None,
+    temperature: float,
+    masses: Sequence[int],
+    targets_of: TargetsOf,
+) -> Tensor:
+    """The loss; `gradient` `[V, R, K]`, where given, is filled."""
+    V, R, K = logits.shape
+    losses = torch.zeros_like(weights, memory_format=torch.contiguous_format)
+    places: Sequence[Tensor | None] = [None] * V
+    for rows in row_blocks(R, K, logits.device, scale=0.25):
+        if gradient is not None:
+            places = gradient[:, rows].unbind()
+        of_views = targets_of(rows)
+        for view, (mass, place, targets) in enumerate(zip(masses, places, of_views, strict=True)):
+            if targets is not None:
+                _fill(
+                    logits[view, rows],
+                    losses[view, rows],
+                    weights[view, rows],
+                    place,
+                    mass,
+                    targets,
+                    temperature,
+                )
+            elif place is not None:
+                place.zero_()
+    return losses.sum()
+
+
+def _fill(
+    block: Tensor,
+    losses: Tensor,
+    weights: Tensor,
+    gradient: Tensor | None,
+    mass: int,
+    targets: Tensor,
+    temperature: float,
+) -> None:
+    """Write losses `[m]` and gradient `[m, K]` of one block of one view."""
+    block = at_least_float32(block)
+    targets = targets.to(block.dtype)
+    top = block.amax(dim=1, keepdim=True).div_(-temperature)
+    # Shifted by the maximum before the product, lest large logits cancel.
+    x = torch.add(top, block, alpha=1 / temperature)
+    product = torch.linalg.vecdot(x, targets)
+    total = x.exp_().sum(dim=1)
+    torch.mul(total.log().mul_(mass).sub_(product), weights, out=losses)
+    if gradient is None:
+        return
+    scale = (weights / temperature)[:, None]
+    # Full-precision gradients are made in place, without a copy of the block.
+    out = gradient if gradient.dtype == x.dtype else x
+    torch.mul(x, scale * mass / total[:, None], out=out).addcmul_(targets, scale, value=-1)
+    if out is not gradient:
+        gradient.copy_(out)

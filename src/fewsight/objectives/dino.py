@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewsight.objectives.assignments import AssignmentMethod, assign
 from fewsight.objectives.cross_entropy import streamed_view_cross_entropy, view_cross_entropy
+from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
 __all__ = ["dino_loss"]
@@ -53,6 +54,7 @@ def dino_loss(
     >>> round(dino_loss(torch.zeros(3, 2, 8), torch.zeros(2, 2, 8), torch.zeros(8), 0.1, 0.04).item(), 4)
     2.0794
     """
+    check_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     if method == "sinkhorn":
         targets = assign(teacher, method, teacher_temperature, center, iterations)
         return view_cross_entropy(student, targets, student_temperature)

@@ -31,7 +31,7 @@ def masked_pixel_loss(
     Args:
         reconstruction: `[..., C, H, W]`, in normalised pixel units.
         image: the clean picture, same shape; carries no gradient.
-        mask: `[..., H, W]`, True or 1 = corrupted.
+        mask: `[..., H, W]` or `[..., 1, H, W]`, True or 1 = corrupted.
 
     Returns:
         Scalar; 0 where nothing is corrupted.
@@ -48,6 +48,8 @@ def masked_pixel_loss(
             f"reconstruction has shape {list(reconstruction.shape)}; expected that of image, "
             f"{list(image.shape)}, as [..., C, H, W]."
         )
+    if mask.ndim == image.ndim and mask.shape[-3] == 1:
+        mask = mask.squeeze(-3)
     if mask.shape != (*image.shape[:-3], *image.shape[-2:]):
         raise InvalidInput(
             f"mask has shape {list(mask.shape)}; expected {list(image.shape)} without the channels."

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewsight.objectives.assignments import AssignmentMethod, assign, assign_patches
 from fewsight.objectives.cross_entropy import patch_cross_entropy, view_cross_entropy
+from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
 __all__ = ["IbotLosses", "ibot_loss", "masked_patch_loss"]
@@ -69,6 +70,13 @@ def ibot_loss(
         teacher_patches=(teacher_patches, "G B N P"),
         mask=(mask, "G B N"),
     )
+    check_positive(
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature,
+        teacher_patch_temperature=teacher_patch_temperature,
+    )
+    if patch_center is not None:
+        check_shapes(student_patches=(student_patches, "G B N P"), patch_center=(patch_center, "P"))
     targets = assign(teacher_cls, method, teacher_temperature, center, iterations)
     cls_loss = view_cross_entropy(student_cls, targets, student_temperature)
     patch_loss = masked_patch_loss(

@@ -267,6 +267,10 @@ def _check_settings(
 ) -> None:
     if not features.is_floating_point():
         raise InvalidInput(f"features have dtype {features.dtype}; expected floating-point vectors.")
+    if not features.shape[0] or not features.shape[1]:
+        raise InvalidInput(
+            f"features have shape {list(features.shape)}; expected at least one image and view."
+        )
     for name, value in (("temperature", temperature), ("base_temperature", base_temperature)):
         if value is not None and not 0 < value < float("inf"):
             raise InvalidInput(f"{name} is {value}; expected a positive number.")

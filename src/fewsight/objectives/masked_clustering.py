@@ -22,13 +22,12 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
 from fewsight.objectives.assignments import AssignmentMethod, assign, assign_patches
-from fewsight.objectives.cross_entropy import row_cross_entropy, view_cross_entropy
+from fewsight.objectives.cross_entropy import mean_cross_entropy, view_cross_entropy
 from fewsight.objectives.gmml import masked_pixel_loss
 from fewsight.objectives.ibot import masked_patch_loss
-from fewsight.objectives.ranges import check_choice
+from fewsight.objectives.ranges import check_choice, check_positive
 from fewsight.shapes import check_shapes
 
 __all__ = ["MaskedClusteringLosses", "masked_clustering_loss"]
@@ -87,13 +86,16 @@ def masked_clustering_loss(
         images=(images, "G B C H W"),
         mask=(mask, "G B H W"),
     )
+    if patch_center is not None:
+        check_shapes(student_patches=(student_patches, "G B N P"), patch_center=(patch_center, "P"))
     check_choice(("all", "masked"), patch_targets=patch_targets)
+    check_choice(("l1", "l2"), reconstruction_error=reconstruction_error)
+    check_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     targets = assign(teacher_cls, method, teacher_temperature, center, iterations)
     cls_loss = view_cross_entropy(student_cls, targets, student_temperature)
     if patch_targets == "all":
         targets = assign_patches(teacher_patches, patch_method, teacher_temperature, patch_center, iterations)
-        rows = row_cross_entropy(student_patches, targets, student_temperature)
-        patch_loss = rows.sum() / global_rows(rows.numel(), rows.device)
+        patch_loss = mean_cross_entropy(student_patches, targets, student_temperature)
     else:
         if patch_mask is None:
             raise InvalidInput("patch_mask is missing; patch_targets 'masked' needs one of shape [G, B, N].")

@@ -17,6 +17,7 @@ from torch import Tensor
 from fewsight.errors import InvalidInput
 from fewsight.objectives.assignments import sinkhorn
 from fewsight.objectives.cross_entropy import view_cross_entropy
+from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
 __all__ = ["swav_loss"]
@@ -47,6 +48,7 @@ def swav_loss(
     Raises:
         InvalidInput: wrong shapes or ranges, `assigned` outside 1..V, a single view.
     """
+    check_positive(temperature=temperature, epsilon=epsilon)
     V, B, _ = check_shapes(scores=(scores, "V B K")).values()
     if not 1 <= assigned <= V or V < 2:
         raise InvalidInput(f"assigned is {assigned} with {V} views; expected 1 to V, and two views or more.")

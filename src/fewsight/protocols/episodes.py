@@ -90,7 +90,9 @@ def evaluate_episodes(
         ways = numpy.arange(episodes.way)[None, :, None]
         right = (answers == ways) & there
         asked = there.sum((1, 2))
-        accuracies[first:last] = numpy.where(asked > 0, right.sum((1, 2)) / numpy.maximum(asked, 1), numpy.nan)
+        accuracies[first:last] = numpy.where(
+            asked > 0, right.sum((1, 2)) / numpy.maximum(asked, 1), numpy.nan
+        )
         true = numpy.broadcast_to(batch.classes[:, :, None], answers.shape)[there]
         told = numpy.take_along_axis(batch.classes, answers.reshape(len(answers), -1), 1).reshape(
             answers.shape

@@ -41,10 +41,16 @@ def doubts(rows: Sequence[Prediction]) -> dict[int, float]:
     Answered rows have their own `doubt`. Rejected rows have no second class to compare with: the one least unlike
     the support, hence nearest to being answered, gets 1, the one most unlike it gets 1 / how many there are.
     """
-    levels = {index: doubt(row) for index, row in enumerate(rows) if row.answered}
-    rejected = [index for index, row in enumerate(rows) if row.status == "rejected"]
-    rejected.sort(key=lambda index: rows[index].novelty or 0.0)
-    return levels | {index: 1 - rank / len(rejected) for rank, index in enumerate(rejected)}
+    levels: dict[int, float] = {}
+    rejected: list[tuple[float, int]] = []
+    for index, row in enumerate(rows):
+        if row.answered:
+            levels[index] = doubt(row)
+        elif row.status == "rejected":
+            rejected.append((row.novelty or 0.0, index))
+    for rank, (_, index) in enumerate(sorted(rejected)):
+        levels[index] = 1 - rank / len(rejected)
+    return levels
 
 
 def doubtful_first(levels: Mapping[int, float], *, limit: int | None = None) -> list[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewsight.files import write_text
-from fewsight.report.wording import counted, kibibytes, number, percent, shown_name
+from fewsight.report.wording import counted, exact_name, kibibytes, number, percent, shown_name
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +27,7 @@ __all__ = ["Page", "Section", "Tile", "render", "render_page", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("base.css", "sheet.css", "figures.css")
-SCRIPTS = ("pictures.js", "sheet.js", "map.js")
+SCRIPTS = ("pictures.js", "sheet.js", "map.js", "correct.js")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        name=shown_name, percent=percent, number=number, counted=counted, size=kibibytes
+        name=shown_name, exact=exact_name, percent=percent, number=number, counted=counted, size=kibibytes
     )
     return environment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from fewsight.report.tables import NONE_OF_THESE, class_counts, confusion
 from fewsight.report.thumbnails import Album, ReadPicture, Thumbnail, fitting_edge
 from fewsight.report.wording import counted, number, percent
 
-__all__ = ["MOST_SHOWN", "ReportWritten", "shown_rows", "write_predictions_report"]
+__all__ = ["MOST_SHOWN", "MapFeatures", "ReportWritten", "shown_rows", "write_predictions_report"]
 
 MOST_SHOWN = 2000  # cards on one page: more neither load well nor are looked at
 MOST_MATRIX = 25  # classes of a confusion matrix that can still be read
@@ -66,7 +67,8 @@ def write_predictions_report(
 
     Args:
         path: where to; the file appears whole or not at all.
-        predictions: all rows, in input order.
+        predictions: all rows, in input order; they are gone through a few times, and taken by index only where a
+            photo is shown, so that rows that stay on disk will do.
         support: the labelled photos, in the order of `features.support`.
         read_picture: `("query" | "support", file)` to the photo as a picture or encoded bytes, or None; called
             once for each photo shown.
@@ -98,10 +100,11 @@ def write_predictions_report(
         )
         for index in chosen
     ]
+    told = _told(predictions)
     sections = [
         _sheet(predictions, cards, len(levels)),
         expectation_section(facts),
-        _counts(predictions, support, album),
+        _counts(predictions, support, album, told.statuses["rejected"]),
         *map_section(predictions.classes, cards, support, features, album),
         *_truth(predictions, facts),
         *trouble_section(predictions.rows, album),
@@ -110,7 +113,7 @@ def write_predictions_report(
         *run_section(facts),
     ]
     page = Page(
-        facts.title, sections, _sentence(predictions, support), _tiles(predictions, facts), "Made by fewsight"
+        facts.title, sections, _sentence(predictions, support), _tiles(told, facts), "Made by fewsight"
     )
     return ReportWritten(write_page(path, page), len(cards), len(levels))
 
@@ -122,19 +125,35 @@ def _sentence(predictions: Predictions, support: Sequence[SupportPhoto]) -> str:
     )
 
 
-def _tiles(predictions: Predictions, facts: RunFacts) -> list[Tile]:
-    counts = predictions.counts()
-    answered = [row for row in predictions if row.answered]
-    in_doubt = sum(certainty(row) == "in doubt" for row in answered)
-    lost = counts["unreadable"] + counts["refused"]
+@dataclass(frozen=True)
+class _Told:
+    """Rows by status, and how many answers are in doubt."""
+
+    statuses: Counter[str]
+    answered: int
+    in_doubt: int
+
+
+def _told(predictions: Predictions) -> _Told:
+    statuses: Counter[str] = Counter()
+    answered = in_doubt = 0
+    for row in predictions:
+        statuses[row.status] += 1
+        answered += row.answered
+        in_doubt += row.answered and certainty(row) == "in doubt"
+    return _Told(statuses, answered, in_doubt)
+
+
+def _tiles(told: _Told, facts: RunFacts) -> list[Tile]:
+    lost = told.statuses["unreadable"] + told.statuses["refused"]
     trust = percent(facts.expected.mean) if facts.expected else "?"
     tiles = [
-        Tile(number(len(answered)), "have an answer", "#photos"),
-        Tile(number(in_doubt), "of these in doubt: look here first", "#certainty=in%20doubt", "doubt"),
-        Tile(number(counts["rejected"]), "are none of your classes", "#status=rejected", "none"),
+        Tile(number(told.answered), "have an answer", "#photos"),
+        Tile(number(told.in_doubt), "of these in doubt: look here first", "#certainty=in%20doubt", "doubt"),
+        Tile(number(told.statuses["rejected"]), "are none of your classes", "#status=rejected", "none"),
         Tile(trust, "expected to be right", "#expectation", "yours"),
         Tile(number(lost), "could not be read", "#trouble", "wrong"),
-        Tile(number(counts["duplicate"]), "are among your labelled photos", "#trouble"),
+        Tile(number(told.statuses["duplicate"]), "are among your labelled photos", "#trouble"),
     ]
     # "none of your classes" and "in doubt" are answers even when they are 0
     return [tile for index, tile in enumerate(tiles) if index < 4 or tile.value != "0"]
@@ -163,7 +182,9 @@ def _sheet(predictions: Predictions, cards: Sequence[Card], judged: int) -> Sect
     return Section("photos", "The photos, doubtful ones first", body, lead)
 
 
-def _counts(predictions: Predictions, support: Sequence[SupportPhoto], album: Album) -> Section:
+def _counts(
+    predictions: Predictions, support: Sequence[SupportPhoto], album: Album, rejected: int
+) -> Section:
     counts = class_counts(predictions.rows, predictions.classes, [photo.labels for photo in support])
     samples: dict[str, Thumbnail | None] = {}
     for photo in support:
@@ -175,7 +196,7 @@ def _counts(predictions: Predictions, support: Sequence[SupportPhoto], album: Al
         counts=counts,
         samples=samples,
         most=max((count.found for count in counts), default=0) or 1,
-        rejected=predictions.counts()["rejected"],
+        rejected=rejected,
         colour=lambda index: class_colour(index, len(counts)),
     )
     return Section("counts", "What was found", body, "How many photos of each class, and how sure they are.")

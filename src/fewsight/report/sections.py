@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -115,20 +115,16 @@ def _support_point(
     return photo, album.picture("support", photo.file), float(place[0]), float(place[1])
 
 
-def trouble_section(rows: Sequence[HasStatus], album: Album) -> Iterator[Section]:
+def trouble_section(rows: Iterable[HasStatus], album: Album) -> Iterator[Section]:
     """What was unreadable, refused, damaged or also in the support, if anything was."""
-    found = troubles(rows)
+    found = troubles(rows, MOST_TROUBLES)
     if not found:
         return
-    shown = {status: bad[:MOST_TROUBLES] for status, bad in found.items()}
-    pictures = {row.file: album.picture("query", row.file) for row in shown.get("duplicate", ())}
-    for row in shown.get("suspicious", ()):
+    pictures = {row.file: album.picture("query", row.file) for row in found.get("duplicate", ([], 0))[0]}
+    for row in found.get("suspicious", ([], 0))[0]:
         pictures[row.file] = album.known("query", row.file)
-    body = render(
-        "trouble.html",
-        troubles=[(status, bad, len(found[status])) for status, bad in shown.items()],
-        pictures=pictures,
-    )
+    listed = [(status, bad, count) for status, (bad, count) in found.items()]
+    body = render("trouble.html", troubles=listed, pictures=pictures)
     yield Section("trouble", "Photos with trouble", body, "None of them stopped the run; each has its row.")
 
 

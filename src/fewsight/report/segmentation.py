@@ -120,7 +120,7 @@ def presence_doubt(row: SegmentedPhoto, threshold: float = 0.5) -> float:
 
 def _one_doubt(probability: float, threshold: float) -> float:
     room = 1 - threshold if probability >= threshold else threshold
-    return 1.0 - min(1.0, abs(probability - threshold) / room) if room > 0 else 0.0
+    return 1.0 - min(1.0, abs(probability - threshold) / room) if room > 0 else 1.0
 
 
 def write_segmentation_report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,8 +93,8 @@ class MixUp:
 class Confusion:
     """Photos by true class (rows) and answer (columns), and the mix-ups from most to least frequent.
 
-    The last column is "none of these" if any photo was rejected; true classes that are not in the support have
-    rows after those that are.
+    The last column is "none of these" if any photo of known truth was rejected; true classes that are not in the
+    support have rows after those that are.
     """
 
     truths: tuple[str, ...]
@@ -117,7 +117,7 @@ def confusion(rows: Sequence[Prediction], classes: Sequence[str]) -> Confusion |
     truths = [name for name in classes if name in seen_truths] + sorted(seen_truths - known)
     answers = [name for name in classes if name in seen_answers | seen_truths]
     answers += sorted(seen_answers - known - {NONE_OF_THESE})
-    if any(row.status == "rejected" for row in rows):
+    if NONE_OF_THESE in seen_answers:
         answers.append(NONE_OF_THESE)
     counts = tuple(tuple(pairs[truth, answer] for answer in answers) for truth in truths)
     # a photo of an unknown class called "none of these" is right, not mixed up
@@ -141,12 +141,18 @@ class HasStatus(Protocol):
     def note(self) -> str: ...
 
 
-def troubles(rows: Sequence[HasStatus]) -> dict[str, list[HasStatus]]:
-    """Rows that a person should know of, by status: damaged, unreadable, refused, already in the support."""
+def troubles(rows: Iterable[HasStatus], most: int) -> dict[str, tuple[list[HasStatus], int]]:
+    """Rows that a person should know of, by status: the first `most` of them, and how many there are.
+
+    These are the damaged, the unreadable, the refused, and those that are in the support already.
+    """
     kept: dict[str, list[HasStatus]] = {
         status: [] for status in ("unreadable", "refused", "suspicious", "duplicate")
     }
+    counts: Counter[str] = Counter()
     for row in rows:
         if row.status in kept:
-            kept[row.status].append(row)
-    return {status: found for status, found in kept.items() if found}
+            counts[row.status] += 1
+            if counts[row.status] <= most:
+                kept[row.status].append(row)
+    return {status: (found, counts[status]) for status, found in kept.items() if found}

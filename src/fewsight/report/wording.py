@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["counted", "kibibytes", "number", "percent", "shown_name"]
+from fewsight.data.file_names import display_name
+
+__all__ = ["counted", "exact_name", "kibibytes", "number", "percent", "shown_name"]
+
+TIE = "\N{NO-BREAK SPACE}"
 
 # marks that join letters and emoji; they change no order and hide nothing
 _JOINERS = frozenset("\u200c\u200d")
@@ -34,19 +38,41 @@ def _shown_character(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as whole per cent; never 100 % or 0 % where something is left.
+def exact_name(name: object) -> str:
+    r"""A name as `predictions.csv` writes it, which a label file names the photo by; always valid text.
 
-    >>> percent(0.8234), percent(0.9999), percent(1.0), percent(0.0004), percent(None)
-    ('82 %', 'over 99 %', '100 %', 'under 1 %', '–')
+    >>> print(exact_name("two\nlines.jpg") == "two\nlines.jpg", exact_name("caf\udce9.jpg"))
+    True caf\xe9.jpg
+    """
+    text = str(name)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # a lone surrogate that stands for no byte cannot come from a file system
+        stands_for_bytes = all(
+            0xDC80 <= ord(character) <= 0xDCFF for character in text if _is_lone(character)
+        )
+        return display_name(text) if stands_for_bytes else shown_name(text)
+    return text
+
+
+def _is_lone(character: str) -> bool:
+    return 0xD800 <= ord(character) <= 0xDFFF
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as whole per cent, the sign tied to the number; never 100 or 0 where something is left.
+
+    >>> [percent(share).replace(TIE, " ") for share in (0.8234, 0.9999, 1.0, 0.0004, None)]
+    ['82 %', 'over 99 %', '100 %', 'under 1 %', '–']
     """
     if share is None or share != share:
         return "–"
     if 0.995 <= share < 1:
-        return "over 99 %"
+        return f"over 99{TIE}%"
     if 0 < share < 0.005:
-        return "under 1 %"
-    return f"{100 * share:.0f} %"
+        return f"under 1{TIE}%"
+    return f"{100 * share:.0f}{TIE}%"
 
 
 def number(count: int) -> str:

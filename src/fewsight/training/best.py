@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fewsight.evaluation.intervals import Interval
 from fewsight.files import new_file
 from fewsight.training.checkpoints import read_checkpoint
 
@@ -14,20 +15,28 @@ __all__ = ["BestWeights"]
 
 
 class BestWeights:
-    """Keeps the weights with the highest score in `best.pt` of a folder."""
+    """Keeps the weights with the highest mean score in `best.pt` of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "best.pt"
-        held = read_checkpoint(self.path) if self.path.exists() else {"score": float("-inf"), "step": -1}
-        self.score, self.step = float(held["score"]), int(held["step"])
+        self.step, self.interval = -1, Interval(float("-inf"), float("nan"), float("nan"), 0)
+        if self.path.exists():
+            held = read_checkpoint(self.path)
+            self.step, self.interval = int(held["step"]), Interval(*held["score"])
 
-    def consider(self, module: nn.Module, score: float, step: int) -> bool:
-        """Keep the weights if `score` is above the best so far; ties keep the earlier."""
-        if not score > self.score:
+    @property
+    def score(self) -> float:
+        """The best mean so far."""
+        return self.interval.mean
+
+    def consider(self, module: nn.Module, score: Interval, step: int) -> bool:
+        """Keep the weights if the mean of `score` is above the best so far; ties keep the earlier."""
+        if not score.mean > self.score:
             return False
-        self.score, self.step = score, step
+        self.interval, self.step = score, step
         with new_file(self.path) as file:
-            torch.save({"score": score, "step": step, "weights": module.state_dict()}, file)
+            kept = [score.mean, score.low, score.high, score.n]
+            torch.save({"score": kept, "step": step, "weights": module.state_dict()}, file)
         return True
 
     def restore(self, module: nn.Module) -> None:

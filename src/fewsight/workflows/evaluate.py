@@ -196,7 +196,9 @@ def _model(
     return _Model(f"{loaded.name} with {head}", built, encoder)
 
 
-def _rival(against: str, model: _Model, image_size: int | None, precision: str, device: str, batch: int | None) -> _Model:
+def _rival(
+    against: str, model: _Model, image_size: int | None, precision: str, device: str, batch: int | None
+) -> _Model:
     """The other model: a head of the same backbone, another backbone with the same head, or BACKBONE:HEAD."""
     heads = choices("heads")
     own_backbone, own_head = model.name.split(" with ")

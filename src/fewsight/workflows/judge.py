@@ -16,8 +16,8 @@ from fewsight.data.collection import Collection
 from fewsight.data.loading import Outcome
 from fewsight.evaluation.from_support import Threshold
 from fewsight.predictions import Prediction, SupportMatch
-from fewsight.workflows.labelled_photos import LabelledPhotos
 from fewsight.workflows.known_photos import KnownPhotos
+from fewsight.workflows.labelled_photos import LabelledPhotos
 
 __all__ = ["Judge"]
 

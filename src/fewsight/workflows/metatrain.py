@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy import int64
 from numpy.typing import NDArray
 
+from fewsight.backbones.architectures import untrained_backbone
+from fewsight.backbones.description import describe
+from fewsight.backbones.loading import load_backbone
+from fewsight.backbones.registry import find
 from fewsight.data.class_splits import held_out_split, split_class_names, split_classes
 from fewsight.data.collection import Collection
+from fewsight.data.fingerprint import fingerprint
 from fewsight.data.fixed_episodes import FixedEpisodes
+from fewsight.data.layouts import read_layout
 from fewsight.data.store import PixelStore
+from fewsight.data.stored_photos import store_photos
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval, mean_interval
+from fewsight.files import run_folder
+from fewsight.heads.vectors import VectorHead
+from fewsight.model import SavedModel, write_model
+from fewsight.names import resolve
 from fewsight.objectives.episodic import Episodic
 from fewsight.objectives.objective import Objective
+from fewsight.progress import quieted
+from fewsight.seeding import stream_seed
 from fewsight.training.best import BestWeights
 from fewsight.training.episode_source import EpisodeSource, rotated_classes
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.settings import TrainingSettings
+from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.workflows.run_record import RunRecord, record_run
 
-__all__ = ["EpisodeSettings", "MetatrainRecipe", "episode_accuracy", "train_episodes"]
+__all__ = [
+    "EpisodeSettings",
+    "MetatrainRecipe",
+    "MetatrainRun",
+    "episode_accuracy",
+    "metatrain",
+    "train_episodes",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,8 @@ class MetatrainRecipe:
         image_size: side of the input in pixels; None = the backbone's own.
         frozen: train the head alone.
         rotations: photos turned by 90, 180 and 270 degrees are further classes.
-        class_split: a packaged list of classes or a JSON file; None = the data's own splits, or held-out classes.
+        class_split: a packaged list of classes or a JSON file; None = held-out classes.
+        class_level: `leaf` takes the deepest folder as the class.
         held_out: share of the classes for validation where no split is known.
         episodes: of training.
         validation: episodes of held-out classes; `validation_episodes` of them, every `validation_every` steps.
@@ -60,12 +83,55 @@ class MetatrainRecipe:
     frozen: bool = False
     rotations: bool = False
     class_split: str | None = None
+    class_level: Literal["top", "leaf"] = "top"
     held_out: float = 0.2
     episodes: EpisodeSettings = field(default_factory=lambda: EpisodeSettings(5, 1, 15))
     validation: EpisodeSettings = field(default_factory=EpisodeSettings)
     validation_episodes: int = 100
     validation_every: int = 500
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(steps=2000))
+
+
+@dataclass(frozen=True)
+class MetatrainRun:
+    """What a run of `metatrain` gave.
+
+    Attributes:
+        folder: with `model/`, `metrics.jsonl` and `run.yaml`.
+        result: of the loop.
+        validation: accuracy of the kept weights on episodes of held-out classes.
+        best_step: at which they were kept.
+    """
+
+    folder: Path
+    result: TrainingResult
+    validation: Interval | None
+    best_step: int
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        found = self.validation
+        return {
+            "folder": str(self.folder),
+            "steps": self.result.steps,
+            "finished": self.result.finished,
+            "best_step": self.best_step,
+            "validation": None
+            if found is None
+            else {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n},
+            "waiting_for_data": round(self.result.waiting, 4),
+            "overhead": round(self.result.overhead, 4),
+        }
+
+    def sentences(self) -> Iterator[str]:
+        """In words."""
+        if not self.result.finished:
+            yield f"Interrupted at step {self.result.steps}. Go on with the same command and --resume."
+            return
+        yield f"Trained for {self.result.steps} steps; {100 * self.result.waiting:.0f} % of the time waiting for data."
+        if self.validation is not None:
+            yield f"Held-out classes, weights of step {self.best_step}: {self.validation.percent()} right."
+        yield f"Judge it: fewsight evaluate DATA --backbone {self.folder / 'model'}"
 
 
 def classes_of(collection: Collection, recipe: MetatrainRecipe, seed: int) -> dict[str, list[int]]:
@@ -138,7 +204,7 @@ def train_episodes(
 
     def probe(trained: Objective, step: int) -> Mapping[str, float]:
         accuracy = episode_accuracy(trained, held_out, recipe.validation_episodes)
-        best.consider(trained, accuracy.mean, step)
+        best.consider(trained, accuracy, step)
         return {"validation": accuracy.mean, "validation_low": accuracy.low, "validation_high": accuracy.high}
 
     result = train(
@@ -153,3 +219,87 @@ def train_episodes(
     if result.finished:
         best.restore(objective)
     return result
+
+
+def metatrain(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    head: str | None = None,
+    backbone: str | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> MetatrainRun:
+    """Train a head and its backbone on episodes drawn from labelled photos.
+
+    Args:
+        data: class folders or a CSV.
+        out: the run's folder; `model/` in it is what `--backbone` takes.
+        recipe: a packaged recipe or a YAML file; None = defaults.
+        overrides: "key=value" settings of the recipe.
+        head, backbone: in place of the recipe's.
+
+    Raises:
+        FewsightError: the data does not allow the episodes, the recipe is wrong, or the run collapsed.
+    """
+    chosen = read_recipe(MetatrainRecipe, recipe, overrides)
+    chosen = replace(
+        chosen, **{k: v for k, v in {"head": head, "backbone": backbone}.items() if v is not None}
+    )
+    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+        collection = read_layout(data, class_level=chosen.class_level).collection
+        record = RunRecord(
+            "metatrain", {**as_values(chosen), "seed": seed}, {"data": fingerprint(collection)}
+        )
+        record_run(folder, record, resume=resume)
+        torch.manual_seed(stream_seed(seed, "weights") >> 1)
+        objective = _objective(chosen, seed)
+        store = store_photos(collection, objective.encoder.transform, folder / "store", workers=workers)
+        result = train_episodes(objective, collection, store, chosen, folder, seed)
+        if not result.finished:
+            return MetatrainRun(folder, result, None, -1)
+        kept = BestWeights(folder)
+        _save(folder / "model", objective, chosen, kept)
+        return MetatrainRun(folder, result, kept.interval, kept.step)
+
+
+def _objective(recipe: MetatrainRecipe, seed: int) -> Episodic:
+    known = find(recipe.backbone)
+    if known is not None and known.kind == "untrained":
+        backbone = untrained_backbone(recipe.backbone, image_size=recipe.image_size, seed=seed)
+    else:
+        backbone = load_backbone(recipe.backbone, image_size=recipe.image_size)
+    made = resolve("heads", recipe.head)
+    settings = dict(recipe.head_settings)
+    if issubclass(made, VectorHead):
+        settings.setdefault("pooling", backbone.pooling)
+    try:
+        head = made(**settings)
+    except TypeError as error:
+        raise InvalidInput(f"head_settings {settings} do not fit the head {recipe.head}: {error}.") from error
+    return Episodic(backbone, head, frozen=recipe.frozen).to(memory_format=torch.channels_last)
+
+
+def _save(folder: Path, objective: Episodic, recipe: MetatrainRecipe, best: BestWeights) -> None:
+    import fewsight
+
+    tensors = {
+        f"backbone.{name}": value.contiguous() for name, value in objective.encoder.state_dict().items()
+    }
+    tensors |= {f"head.{name}": value for name, value in objective.head.state_dict().items()}
+    description = {
+        "backbone": describe(objective.encoder),
+        "head": {"name": recipe.head, "settings": recipe.head_settings},
+        "provenance": {
+            "fewsight": fewsight.__version__,
+            "trained": "metatrain",
+            "step": best.step,
+            "validation_accuracy": best.score,
+        },
+    }
+    write_model(folder, SavedModel("backbone", description, tensors))
