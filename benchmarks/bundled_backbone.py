@@ -67,7 +67,6 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[int, Encoder]]:
         "raw pixels, 32 px": (32, lambda images: images.flatten(1)),
         "teacher, 128 px": (128, teacher_encoder(Teacher(options.data / TEACHER, stride=32))),
         "teacher dilated, 128 px": (128, teacher_encoder(Teacher(options.data / TEACHER))),
-        "teacher, 192 px": (192, teacher_encoder(Teacher(options.data / TEACHER, stride=32))),
         "teacher, 224 px": (224, teacher_encoder(Teacher(options.data / TEACHER, stride=32))),
     }
     untrained = BundledBackbone()

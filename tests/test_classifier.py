@@ -15,8 +15,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from fewsight import FewShotClassifier
 from fewsight.backbones.backbone import Backbone, Licence
 from fewsight.backbones.features import Features, Request
+from fewsight.data.collection import Collection
 from fewsight.data.transform import Transform
 from fewsight.errors import IncompatibleModel, InvalidInput, UnreadableImage
+from fewsight.heads.crosstransformer import CrossTransformer
 from fewsight.heads.prototypes import Prototypes
 from fewsight.model import read_model, write_model
 
@@ -136,6 +138,7 @@ def test_label_sets_hold_the_true_label():
     held = sets[numpy.arange(900), numpy.searchsorted(classifier.classes_, truth)].mean()
     assert held > 0.7  # 0.8 promised; one support of 24: a deviation of 0.08
     assert classifier.predict_set(queries, 0.99).all()
+    assert sets[numpy.arange(900), classifier.predict_proba(queries).argmax(1)].all()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -255,6 +258,18 @@ class TestPhotos:
         assert found.label == "red"
         assert found.nearest[0].file == str(paths[0])
 
+    def test_a_head_of_patches_names_the_patches_that_matched(self, tmp_path):
+        paths, labels = painted(tmp_path)
+        classifier = FewShotClassifier(MeanColour(), CrossTransformer()).fit(paths, labels)
+        found = classifier.explain(paths[0])
+        assert found.label == "red"
+        assert {match.file for match in found.patches} <= {str(path) for path in paths[:4]}
+        for match in found.patches:
+            assert 0 < match.weight <= 1
+            assert all(
+                round(8 * place) % 2 == 1 for place in (*match.query, *match.support)
+            )  # centres of a 4 x 4 grid
+
     def test_features_of_photos_serve_in_their_place(self, tmp_path):
         paths, labels = painted(tmp_path)
         classifier = FewShotClassifier(MeanColour()).fit(paths, labels)
@@ -262,6 +277,23 @@ class TestPhotos:
         assert (classifier.predict_proba(features) == classifier.predict_proba(paths)).all()
         again = FewShotClassifier(MeanColour()).fit(features, labels, files=[path.name for path in paths])
         numpy.testing.assert_allclose(again.predict_proba(paths), classifier.predict_proba(paths), rtol=1e-5)
+
+    def test_a_collection_is_encoded_once(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("FEWSIGHT_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "photos").mkdir()
+        paths, labels = painted(tmp_path / "photos")
+        collection = Collection.from_paths(paths)
+        encoded = []
+        backbone = MeanColour()
+        plain = backbone.features
+        monkeypatch.setattr(
+            backbone, "features", lambda images, *rest: encoded.append(len(images)) or plain(images, *rest)
+        )
+        first = FewShotClassifier(backbone, precision="fp32").fit(collection, labels)
+        second = FewShotClassifier(backbone, precision="fp32").fit(collection, labels)
+        assert sum(encoded) == len(paths)
+        assert first.files_ == second.files_
+        assert (first.predict_proba(collection) == second.predict_proba(paths)).all()
 
     def test_no_photo_gives_no_row(self, tmp_path):
         classifier = FewShotClassifier(MeanColour()).fit(*painted(tmp_path))

@@ -35,12 +35,12 @@ from fewsight.heads.vectors import ConditionedVectors, VectorHead, unit
 from fewsight.model import read_model, write_model
 from fewsight.names import choices, resolve
 from fewsight.photo_input import PhotoEncoder, as_features, checked_labels, file_names, is_photos
-from fewsight.predictions import Explanation, SupportMatch
+from fewsight.predictions import Explanation
+from fewsight.reasons import explanation
 
 __all__ = ["FewShotClassifier"]
 
 ROWS = 2**16  # rows that are scored at once
-NEAREST = 3  # support photos that an explanation shows
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -248,13 +248,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_set(self, X: Any, coverage: float) -> NDArray[numpy.bool_]:
         """For each photo the labels that can be meant, `[N, K]`: the true one is among them with `coverage`.
 
-        Every set is full where the support is too small; `trust_.misfit(coverage).sentence` says so.
+        The answer of `predict` is always among them. Every set is full where the support is too small;
+        `trust_.misfit(coverage).sentence` says so.
 
         Raises:
             InvalidInput: coverage is out of range.
         """
-        misfit = 1 - self.predict_proba(X).astype(numpy.float64)
-        return misfit <= self.trust_.misfit(coverage).value
+        scores = self.scores(X)
+        return self.trust_.label_sets(self.trust_.probabilities(scores), coverage).numpy()
 
     def explain(self, x: Any, label: Hashable | None = None) -> Explanation:
         """Why one photo got its label: the support photos of that class that are nearest to it.
@@ -272,23 +273,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes = self.classes_.tolist()
         if label is not None and label not in classes:
             raise InvalidInput(f"label is {label!r}, which is not among the {len(classes)} classes.")
-        chosen = int(scores.argmax()) if label is None else classes.index(label)
-        others = scores.clone()
-        others[chosen] = -torch.inf
-        rival = int(others.argmax()) if len(classes) > 1 else None
-        similarity = unit(self._vectors(features)) @ unit(self._vectors(self.support_.features)).T  # [1, S]
-        return Explanation(
-            self.support_.names[chosen],
-            "" if rival is None else self.support_.names[rival],
-            self._nearest(similarity[0], chosen),
-            () if rival is None else self._nearest(similarity[0], rival),
+        column = int(scores.argmax()) if label is None else classes.index(label)
+        similarity = (self.query_vectors(features) @ self.support_vectors().T)[0]
+        return explanation(
+            column, scores, similarity, self.support_, self.files_, self.conditioned_, features
         )
-
-    def _nearest(self, similarity: Tensor, column: int) -> tuple[SupportMatch, ...]:
-        inside = self.support_.membership[:, column].nonzero()[:, 0]
-        order = inside[similarity[inside].argsort(descending=True, stable=True)][:NEAREST]
-        name = self.support_.names[column]
-        return tuple(SupportMatch(self.files_[row], name, float(similarity[row])) for row in order.tolist())
 
     def photo_encoder(self) -> PhotoEncoder:
         """The backbone behind this classifier.

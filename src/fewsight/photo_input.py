@@ -15,10 +15,11 @@ from torch import Tensor
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.description import describe, rebuild
 from fewsight.backbones.encode import Encoder, encode_photos
-from fewsight.backbones.feature_cache import weights_digest
+from fewsight.backbones.feature_cache import FeatureCache, weights_digest
 from fewsight.backbones.features import Features, concatenate
 from fewsight.data.collection import Collection
 from fewsight.data.file_names import display_name
+from fewsight.data.loading import Outcome
 from fewsight.data.transform import Transform
 from fewsight.errors import IncompatibleModel, InvalidInput, UnreadableImage
 from fewsight.heads.head import Head
@@ -78,14 +79,13 @@ def file_names(X: Any, files: Sequence[str] | None, count: int, *, start: int = 
         return [display_name(name) for name in files]
     if isinstance(X, Collection):
         return [X.file(index) for index in range(count)]
+    named = isinstance(X, (list, tuple)) or (isinstance(X, numpy.ndarray) and X.ndim == 1)
     names = []
     for index in range(count):
-        value = (
-            None if isinstance(X, (Features, Tensor)) else X[index] if isinstance(X, (list, tuple)) else None
-        )
+        value = X[index] if named else None
         value = getattr(value, "filename", value)  # of a Pillow image
-        named = isinstance(value, (str, os.PathLike)) and bool(value)
-        names.append(display_name(value) if named else f"photo {start + index + 1}")  # type: ignore[arg-type]
+        is_path = isinstance(value, (str, os.PathLike)) and bool(value)
+        names.append(display_name(value) if is_path else f"photo {start + index + 1}")
     return names
 
 
@@ -172,7 +172,7 @@ class PhotoEncoder:
         return self._backbone
 
     def features(self, photos: Any, head: Head) -> Features:
-        """Features of photos in order, of the kind that `head` reads.
+        """Features of photos in order, of the kind that `head` reads; those of a collection are kept in the cache.
 
         Raises:
             UnreadableImage: a photo cannot be decoded; the message names it.
@@ -180,16 +180,14 @@ class PhotoEncoder:
         sources = photos if isinstance(photos, Collection) else [_as_source(photo) for photo in photos]
         encoder = self.ready(head)
         parts = []
-        for batch in encode_photos(encoder, sources):
-            for outcome in batch.outcomes:
-                if not outcome.decoded:
-                    name = file_names(sources, None, len(sources))[outcome.index]
-                    status = "refused" if outcome.status == "refused" else "unreadable"
-                    raise UnreadableImage(
-                        f"{name} cannot be used: {outcome.note}. Leave it out, or replace it.", status=status
-                    )
-            if batch.features.num_images:
-                parts.append(batch.features)
+        with FeatureCache() as cache:
+            kept = cache if isinstance(photos, Collection) else None
+            for batch in encode_photos(encoder, sources, cache=kept):
+                for outcome in batch.outcomes:
+                    if not outcome.decoded:
+                        raise _unusable(sources, outcome)
+                if batch.features.num_images:
+                    parts.append(batch.features)
         return concatenate(parts) if parts else encoder.nothing()
 
     def description(self) -> dict[str, Any]:
@@ -244,6 +242,14 @@ class PhotoEncoder:
             )
         backbone.transform = Transform.from_dict(saved["transform"])
         self._checked = True
+
+
+def _unusable(sources: Any, outcome: Outcome) -> UnreadableImage:
+    name = file_names(sources, None, len(sources))[outcome.index]
+    status = "refused" if outcome.status == "refused" else "unreadable"
+    return UnreadableImage(
+        f"{name} cannot be used: {outcome.note}. Leave it out, or replace it.", status=status
+    )
 
 
 def _as_source(photo: Any) -> Any:

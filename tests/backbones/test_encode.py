@@ -107,6 +107,15 @@ def test_auto_takes_16_bits_only_where_features_stay_the_same(backbone, monkeypa
     monkeypatch.setattr(module, "AGREEMENT", 1.1)
     assert Encoder(backbone).dtype == torch.float32
     assert Encoder(backbone, precision="bf16").dtype == torch.bfloat16  # asked for outright
+    monkeypatch.setattr(module, "AGREEMENT", 0.999)
+
+    def refuse(network, images, *_):
+        raise RuntimeError(f"expected scalar type Float but found {images.dtype}")
+
+    half = module.at_precision(backbone, torch.bfloat16, torch.device("cpu"))
+    half.features = refuse.__get__(half)
+    monkeypatch.setattr(module, "at_precision", lambda b, dtype, _: b if dtype == torch.float32 else half)
+    assert Encoder(backbone).dtype == torch.float32
 
 
 def test_a_copy_is_made_only_where_it_is_needed(backbone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from timm.models.beit import Beit
 from timm.models.eva import Eva
@@ -264,6 +265,16 @@ def test_unknown_blocks_give_tokens_but_no_keys():
 def test_a_block_that_does_not_exist():
     with pytest.raises(InvalidInput, match="block 3"):
         backbone().features(images(), Request(blocks=(3,)))
+
+
+def test_hybrids_cut_patches_from_maps():
+    model = randomised(timm.create_model("vit_tiny_r_s16_p8_224", num_classes=0, img_size=64, depth=1))
+    ours = VisionTransformerBackbone(model, name="hybrid").eval()
+    with torch.no_grad():
+        tokens = model.forward_features(images(64, 64))
+        given = ours.features(images(64, 64), Request(keys=True))
+    torch.testing.assert_close(given.patches.flatten(1, 2), tokens[:, 1:])
+    assert given.patches.shape == (2, 2, 2, 192)
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,15 @@ def test_refuses_pictures():
         photometric(torch.zeros(1, 1, 4, 4), "hflip")
     with pytest.raises(InvalidInput, match="images"):
         photometric(torch.zeros(1, 3, 4, 4, dtype=torch.int64), "hflip")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_memory_layout_does_not_matter(operation):
+    factors = {"threshold": 128.0, "factor": 0.4, "sigma": 1.0}
+    factors = {name: factors[name] for name in OPERATIONS[operation][1]}
+    for images in (pictures(), pictures() / 255):
+        expected = photometric(images, operation, **factors)
+        last = images.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(photometric(last, operation, **factors), expected)
+        repeated = photometric(images[:1].expand(4, -1, -1, -1), operation, **factors)
+        torch.testing.assert_close(repeated[3], expected[0])

@@ -13,7 +13,7 @@ import zlib
 
 import numpy
 import pytest
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
 from fewsight.data.decode import MAX_PIXELS, decode, decode_bytes, decode_raw
 from fewsight.errors import InvalidInput, UnreadableImage
@@ -177,8 +177,10 @@ def test_cmyk_jpeg_by_rule(encoded, picture):
     # the plain rule is exact up to JPEG's own loss
     assert numpy.abs(decoded.image.astype(int) - numpy.asarray(picture()).astype(int)).mean() < 6
     assert decoded.notes == ("CMYK converted without a profile",)
-    damaged = decode_bytes(encoded(picture().convert("CMYK"), icc_profile=b"no profile" * 20))
-    assert damaged.notes == ("CMYK converted without a profile",)
+    of_another_space = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (b"no profile" * 20, of_another_space):
+        damaged = decode_bytes(encoded(picture().convert("CMYK"), icc_profile=profile))
+        assert damaged.notes == ("CMYK converted without a profile",)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewsight.data.label_csv import choose_root, read_label_file, resolve
+from fewsight.data.label_csv import read_label_file
+from fewsight.data.label_table import choose_root, resolve
 from fewsight.errors import InvalidInput
 
 

@@ -137,7 +137,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(folder):
             tracemalloc.stop()
 
     peak(30)
-    assert peak(480) < 1.3 * peak(60)  # measured: equal to within a tenth
+    # a photo has 12 KB of pixels here: 400 more of them would take 5 MB (measured: 40 KB of noise)
+    assert peak(480) < peak(60) + 300_000
 
 
 def test_wrong_settings(folder):

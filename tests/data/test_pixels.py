@@ -54,7 +54,7 @@ def test_floats_are_scaled_or_refused(values):
 def test_float_rules():
     assert scale_float(numpy.array([[0.0, 200.0]]))[0].tolist() == [[0, 200]]
     grey, note = scale_float(numpy.array([[-1.0, 0.0, 1.0]]))
-    assert grey.tolist() == [[0, 128, 255]]
+    assert grey.tolist() in ([[0, 127, 255]], [[0, 128, 255]])
     assert "percentiles" in note
     assert scale_float(numpy.full((2, 2), -7.0))[0].tolist() == [[0, 0], [0, 0]]
 
@@ -66,8 +66,10 @@ def test_a_hot_pixel_does_not_darken_the_rest():
 
 
 def test_colour_spaces_without_a_rule_are_refused():
-    with pytest.raises(UnreadableImage, match="LAB") as caught:
-        rgb_pixels(Image.new("LAB", (4, 4)))
+    image = Image.new("L", (4, 4))
+    image._mode = "XYZ"  # Pillow may learn new ones
+    with pytest.raises(UnreadableImage, match="XYZ") as caught:
+        rgb_pixels(image)
     assert caught.value.status == "refused"
 
 
@@ -81,6 +83,7 @@ def test_colour_spaces_without_a_rule_are_refused():
         "RGBX",
         "YCbCr",
         "HSV",
+        "LAB",
         "CMYK",
         "RGBA",
         "RGBa",

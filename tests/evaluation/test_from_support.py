@@ -84,7 +84,7 @@ def test_one_shot_says_what_it_cannot_promise():
     assert 0.01 < trust.temperature < 1
     assert trust.rejection(0.5).value == math.inf
     assert "there are 0" in trust.rejection(0.05).sentence
-    assert trust.misfit(0.9).value == math.inf
+    assert trust.misfit(0.9).value.isinf().all()
     assert "second photo" in trust.notes[0]
     found = expected_accuracy(scores, task(1)[0].membership)
     assert found.overall.n == 0
@@ -196,6 +196,32 @@ def test_several_labels_have_a_probability_each():
     probabilities, truth = trust.probabilities(scores), membership[100:]
     assert ((probabilities >= 0.5) == truth).double().mean() > 0.8
     assert abs(probabilities.mean() - truth.double().mean()) < 0.1  # right on average
+
+
+def test_a_class_with_many_photos_has_its_own_threshold():
+    support, _, _ = task(40, ways=3, spread=2.0)
+    small = support.rows(torch.arange(85))  # 40, 40 and 5 photos
+    thresholds = fitted(small)[0].misfit(0.9)
+    assert len(set(thresholds.value.tolist())) == 3
+    assert "2 classes have a threshold of their own; 1 classes" in thresholds.sentence
+    trust = fitted(small)[0]
+    mine = trust.left_out_misfit[trust.left_out_class == 0].sort().values
+    assert thresholds.value[0] == mine[math.ceil(41 * 0.9) - 1]
+    assert "all classes together" in fitted(task(5)[0])[0].misfit(0.9).sentence
+
+
+def test_sets_hold_all_labels_of_a_photo_with_several():
+    membership = torch.eye(3, dtype=torch.bool)[torch.arange(30) % 3]
+    membership[::2, 0] = True
+    generator = torch.Generator().manual_seed(0)
+    features = membership.double() @ torch.eye(3, dtype=torch.float64)
+    features = features + 0.3 * torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    support = Support(Features(cls=features), membership, tuple("abc"))
+    trust, _ = fitted(support, several=True)
+    shares = trust.probabilities(balanced_scores(Prototypes(), support))
+    inside = 1 - shares <= trust.misfit(0.8).value
+    assert (inside | ~membership).all(1).double().mean() >= 0.8
+    assert "all true labels" in trust.misfit(0.8).sentence
 
 
 @pytest.mark.parametrize("shots", [1, 3])

@@ -119,6 +119,29 @@ def test_one_query_for_all_rows(head: CorrelationTransformer) -> None:
     torch.testing.assert_close(head.correlate(query[:1], directions), expected, **CLOSE)
 
 
+def test_joint_shots(head: CorrelationTransformer) -> None:
+    """One shot is what it is alone, the order of shots does not matter, and two equal shots are one."""
+    query, cls, support = images(3)
+    directions = support_directions(cls, support, heads=HEADS, support_grid=(6, 6))
+    seen = head.reduce_mask(object_mask(3))
+    alone = head.correlate(query[:1], directions[:1], [level[:1] for level in seen])
+    found = head.correlate_jointly(query[:1], directions[:1], [level[:1] for level in seen])
+    torch.testing.assert_close(found, alone, **CLOSE)
+    joint = head.correlate_jointly(query[:1], directions, seen)
+    assert not torch.allclose(joint[1], alone[1])
+    order = [2, 0, 1]
+    swapped = head.correlate_jointly(query[:1], directions[order], [level[order] for level in seen])
+    torch.testing.assert_close(swapped, joint, **CLOSE)
+    # Each key twice, softmax and mean over them unchanged.
+    twice = [0, 0]
+    doubled = head.correlate_jointly(query[:1], directions[twice], [level[twice] for level in seen])
+    torch.testing.assert_close(doubled, alone, **CLOSE)
+    everything = head.correlate_jointly(query[:1], directions[:1])
+    torch.testing.assert_close(everything, head.correlate(query[:1], directions[:1]), **CLOSE)
+    with pytest.raises(InvalidInput, match="query_patches"):
+        head.correlate_jointly(query, directions)
+
+
 def test_scaling_any_vector_changes_nothing(head: CorrelationTransformer) -> None:
     query, cls, support = images(2)
     lengths = random(2, BLOCKS, 4, 5, 1, seed=5).exp()

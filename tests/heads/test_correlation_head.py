@@ -91,6 +91,18 @@ def test_copies_of_a_shot_are_one_shot() -> None:
     torch.testing.assert_close(found.presence, expected.presence)
 
 
+def test_joint_shots() -> None:
+    """A class of one shot answers as ever; one of several shots by one softmax over all of them."""
+    queries = images(2, seed=5, grid=(4, 5))
+    averaged, joint = (make_head(shots=s).condition(make_support()) for s in ("average", "joint"))
+    expected, found = averaged.segment(queries, (8, 8)), joint.segment(queries, (8, 8))
+    torch.testing.assert_close(found.foreground[:, 1], expected.foreground[:, 1])
+    torch.testing.assert_close(found.presence[:, 1], expected.presence[:, 1])
+    assert not torch.equal(found.foreground[:, 0], expected.foreground[:, 0])
+    with pytest.raises(InvalidInput, match="shots"):
+        make_head(shots="sum")
+
+
 def test_adding_and_removing_classes() -> None:
     head, queries = make_head(), images(2, seed=5, grid=(4, 5))
     support = Support(images(3), torch.eye(3, dtype=torch.bool), ("a", "b", "c"))

@@ -173,6 +173,35 @@ def test_evidence_leaves_each_photo_out() -> None:
     assert promised.false_alarm_rate == 0.25
 
 
+def test_leave_one_out_is_conditioning_on_the_others() -> None:
+    support = make_support((2, 1, 2), masks="all")  # given masks: priors are not refined by the others
+    head = Correspondence()
+    conditioned = head.condition(support)
+    scores = conditioned.left_out(torch.arange(5))
+    for image in range(5):
+        rest = head.condition(support.rows(torch.tensor([i for i in range(5) if i != image])))
+        columns = [support.names.index(name) for name in rest.names]
+        raw = rest.scores(support.features.rows([image])) * rest.threshold.scale + rest.threshold.value
+        torch.testing.assert_close(scores[image, columns], raw[0].to(scores), rtol=1e-4, atol=1e-4)
+    assert scores[2].tolist()[1] == -torch.inf
+    log_odds = head.leave_one_out(support)
+    assert log_odds.argmax(1).tolist() != [0] * 5
+    assert (log_odds[[0, 1], 0] > 0).all()
+
+
+def test_matches_name_the_support_patch() -> None:
+    support = make_support((2, 2), masks="all")
+    query, truth = photo(0, 99, top=4, left=1)
+    matches = Correspondence().condition(support).matches(query)
+    inside = truth[::4, ::4]
+    assert matches.image.shape == (1, 2, SIDE, SIDE)
+    assert set(matches.image[0, 0].flatten().tolist()) <= {0, 1}
+    assert set(matches.image[0, 1].flatten().tolist()) <= {2, 3}
+    found = zip(matches.image[0, 0][inside].tolist(), matches.place[0, 0][inside].tolist(), strict=True)
+    assert all(support.masks[image][::4, ::4].flatten()[place] for image, place in found)
+    assert matches.cosine[0, 0][inside].mean() > 0.8 > matches.cosine[0, 1][inside].mean()
+
+
 def test_without_attention_the_affinity_serves() -> None:
     support = make_support((2, 2))
     bare = dataclasses.replace(support, features=support.features._replace(attention=None))

@@ -13,7 +13,9 @@ from fewsight.heads import dense_matching
 from fewsight.heads.dense_matching import (
     cycle_consistency,
     foreground_margin,
+    nearest_weighted,
     neighbours_for,
+    neighbours_of_prior,
     presence_score,
     smooth_margins,
     weighted_means,
@@ -145,6 +147,20 @@ def test_neighbours_follow_the_smallest_foreground() -> None:
     assert neighbours_for(torch.ones(36), classes, num_classes=2) == 3
     assert neighbours_for(torch.ones(36) * 0.1, classes, num_classes=2) == 1
     assert neighbours_for(torch.ones(60), torch.tensor([0, 1] * 30), num_classes=2) == 10
+
+
+def test_neighbours_of_priors() -> None:
+    prior = torch.ones(3, 3, 12)
+    membership = torch.tensor([[True, False, False], [True, False, False], [False, True, False]])
+    prior[2, 1] = 0.5
+    assert neighbours_of_prior(prior, membership) == 3  # six patches of class 1; class 2 has no image
+
+
+@pytest.mark.parametrize("chunk", [2048, 2])
+def test_nearest_weighted(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_matching, "CHUNK", chunk)
+    query, bank, weight = random(6, 4), random(9, 4, seed=1), random(9, seed=2)
+    assert torch.equal(nearest_weighted(query, bank, weight), (query @ bank.T + weight).argmax(1))
 
 
 def test_weighted_means() -> None:

@@ -205,6 +205,20 @@ def test_koleo_of_one_row_is_zero_and_keeps_the_graph():
     assert features.grad.equal(torch.zeros_like(features))
 
 
+def test_distinct_rows_keep_the_first_of_each_group(monkeypatch):
+    monkeypatch.setattr("fewsight.objectives.blocks.CPU_ELEMENTS", 20)
+    features = random(6, 8, dtype=torch.float32)
+    features[3] = 5 * features[1]
+    features[5] = features[1] + 1e-6
+    features[4] = features[0] + 1e-2
+    kept = assignments.distinct_rows(features)
+    assert kept.tolist() == [0, 1, 2, 4]
+    features.requires_grad_(True)
+    koleo(features[kept]).backward()
+    assert features.grad.abs().max() < 1e4
+    assert assignments.distinct_rows(features[:0]).tolist() == []
+
+
 def test_koleo_falls_when_near_features_part():
     near = torch.tensor([[1.0, 0.0], [1.0, 0.01], [-1.0, 0.0]])
     far = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])

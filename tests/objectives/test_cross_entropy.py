@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fewsight.errors import InvalidInput
+from fewsight.objectives import cross_entropy
 from fewsight.objectives.cross_entropy import mean_cross_entropy, patch_cross_entropy, view_cross_entropy
 
 
@@ -115,12 +116,20 @@ def test_loss_scaling_comes_before_the_rounding_to_half_precision():
     torch.testing.assert_close(scaled.float(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_nothing_is_kept_without_gradients():
+def test_no_gradient_is_made_where_none_is_wanted(monkeypatch):
+    made = []
+    sweep = cross_entropy._sweep
+    monkeypatch.setattr(
+        cross_entropy,
+        "_sweep",
+        lambda *arguments: made.append(arguments[2] is not None) or sweep(*arguments),
+    )
     student, targets = random(3, 4, 5), distributions(2, 4, 5)
     assert not view_cross_entropy(student, targets, 0.1).requires_grad
     with torch.no_grad():
         value = view_cross_entropy(student.clone().requires_grad_(True), targets, 0.1)
     torch.testing.assert_close(value, view_cross_entropy(student, targets, 0.1))
+    assert made == [False, False, False]
 
 
 def test_patches_average_images_first():

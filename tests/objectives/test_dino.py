@@ -40,6 +40,18 @@ def test_loss_never_changes_the_centre():
     assert center.equal(before)
 
 
+def test_the_centre_may_move_before_the_backward_pass():
+    # 16-bit logits have their gradient made in the backward pass, with the centre of the forward pass.
+    student, teacher = random(2, 3, 5).half().requires_grad_(True), random(2, 3, 5, seed=1).float()
+    gradients = []
+    for shift in (0, 1):
+        center = random(5, seed=2).float()
+        loss = dino_loss(student, teacher, center, 0.1, 0.04)
+        center[0] += shift
+        gradients += torch.autograd.grad(loss, student)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("method", ["none", "sinkhorn"])
 def test_other_means_against_collapse(method):
     student, teacher = random(3, 4, 5), random(2, 4, 5, seed=1)

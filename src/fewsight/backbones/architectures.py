@@ -38,7 +38,8 @@ __all__ = [
 _SHAPE = "img_size patch_size embed_dim depth depths num_heads mlp_ratio width layers channels"
 _PARTS = "class_token reg_tokens num_reg_tokens qkv_bias qk_norm init_values pre_norm distilled swiglu family"
 _POSITIONS = "no_embed_class dynamic_img_size use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias"
-_ARGUMENTS = frozenset(f"{_SHAPE} {_PARTS} {_POSITIONS} global_pool drop_path_rate".split())
+_CONVOLUTIONS = "output_stride use_running_moments padding"
+_ARGUMENTS = frozenset(f"{_SHAPE} {_PARTS} {_POSITIONS} {_CONVOLUTIONS} global_pool drop_path_rate".split())
 
 
 def family_arguments(architecture: str) -> dict[str, Any]:

@@ -75,6 +75,14 @@ def agreement(backbone: Backbone, other: Backbone) -> float:
     )
 
 
+def _agrees(exact: Backbone, other: Backbone) -> bool:
+    """Whether a network in 16 bits runs, and says the same."""
+    try:
+        return agreement(exact, other) >= AGREEMENT
+    except RuntimeError:  # an operation of this network has no 16-bit form on this device
+        return False
+
+
 @contextlib.contextmanager
 def _evaluating(network: Backbone) -> Iterator[Backbone]:
     training = network.training
@@ -136,7 +144,7 @@ class Encoder:
         self._network = at_precision(backbone, self.dtype, self.device)
         if precision == "auto" and self.dtype != torch.float32:
             exact = at_precision(backbone, torch.float32, self.device)
-            if agreement(exact, self._network) < AGREEMENT:
+            if not _agrees(exact, self._network):
                 self.dtype, self._network = torch.float32, exact
         self._key: str | None = None
 

@@ -15,6 +15,7 @@ from whom and under which licence; with FEWSIGHT_OFFLINE=1 it is an error that s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,8 @@ def _timm_config(name: str) -> dict[str, Any]:
 
 def _hub_config(name: str) -> dict[str, Any]:
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
+        raise InvalidInput(f"{repository!r} names nothing on the hub; expected {HUB_PREFIX}OWNER/NAME.")
     remote = Remote(repository, CONFIG, revision or None)
     path = local_file(name.removeprefix(HUB_PREFIX), remote)
     if path is None:

@@ -91,7 +91,7 @@ def sincos_position_embedding(dim: int, grid_size: tuple[int, int], cls_token: b
     A patch at row y and column x gets `[sin(x f), cos(x f), sin(y f), cos(y f)]` with the dim / 4 frequencies
     `f_i = 10000^(-4 i / dim)`. Token index runs row by row.
 
-    Source: He et al., MAE (CVPR 2022), appendix A.1; facebookresearch/mae, `util/pos_embed.py`.
+    Source: He et al., MAE (CVPR 2022); facebookresearch/mae, `util/pos_embed.py`.
     Differs from the authors' code: the grid need not be square.
 
     Args:

@@ -74,7 +74,11 @@ class VisionTransformerBackbone(Backbone):
         self.licence = licence or Licence("unknown", None)
         self.dim = int(self.model.embed_dim)
         self.depth = len(self.model.blocks)
-        self.patch_size: tuple[int, int] = tuple(self.model.patch_embed.patch_size)
+        embed = self.model.patch_embed
+        hybrid = hasattr(embed, "backbone")  # convolutions before the patches are cut
+        self.patch_size: tuple[int, int] = tuple(
+            embed.feat_ratio(as_scalar=False) if hybrid else embed.patch_size
+        )
         self.stride = max(self.patch_size)
         self.num_heads = int(getattr(getattr(self.model.blocks[-1], "attn", None), "num_heads", 0))
         self.num_prefix = int(self.model.num_prefix_tokens)
@@ -145,7 +149,7 @@ class VisionTransformerBackbone(Backbone):
                 )
         grid = (sizes["H"] // self.patch_size[0], sizes["W"] // self.patch_size[1])
         embed = self.model.patch_embed
-        if hasattr(embed, "backbone"):  # a hybrid: its own convolutions make the patches
+        if hasattr(embed, "backbone"):  # a hybrid
             return embed(images).reshape(sizes["B"], -1, self.dim), grid
         return embed.norm(embed.proj(images).flatten(2).transpose(1, 2)), grid
 

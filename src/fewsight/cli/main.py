@@ -36,7 +36,7 @@ def _root() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, prog_name="fewsight")
     except FewsightError as error:
         print(f"fewsight: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

@@ -200,7 +200,7 @@ def _box_matrix(side: int, sigmas: Tensor) -> Tensor:
     """`[B, side, side]`: Pillow's approximation of a Gaussian, three box blurs with edges repeated.
 
     A box of half-width `whole + part` weighs the pixels up to `whole` away alike and the next ones by `part`; the
-    variance of three such boxes is that of the Gaussian (Gwosdek et al., SSVM 2011, equation 14).
+    variance of three such boxes is that of the Gaussian (Gwosdek et al., SSVM 2011).
     """
     variance = sigmas.square() / 3
     whole = torch.floor((torch.sqrt(12 * variance + 1) - 1) / 2)

@@ -210,7 +210,7 @@ def _draw_shots(
     num_query: int | None,
 ) -> tuple[Integers, int]:
     """Supports of each class and queries of every class."""
-    if numpy.size(num_support) > 2 or (num_support is not None and not numpy.size(num_support)):
+    if num_support is not None and numpy.shape(num_support) not in ((), (2,)):
         raise InvalidInput(f"num_support is {num_support}; expected a number or (low, high).")
     low, high = (0, 0) if num_support is None else numpy.broadcast_to(num_support, 2).tolist()
     smallest = int(images.min())

@@ -4,63 +4,34 @@ Byte order marks, semicolons or tabs between columns, any line ends, quotes, Win
 read; whatever cannot be read one way only is an error that names the line.
 
 Columns are known by name (case does not matter): image (or file, file_name, path), labels (several joined by `;`) or
-label (exactly one), and where present mask, split, group. Further columns are left alone, so that a corrected
-`predictions.csv` is a label file; its rows without a label are passed over.
+label (exactly one), and where present mask, split, group, and the relative path of Timelapse. Further columns are
+left alone, so that a corrected `predictions.csv` is a label file; its rows without a label are passed over.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from fewsight.data.collection import Row
-from fewsight.data.file_names import parse_display_name
+from fewsight.data.label_table import LabelFile, LabelRow, label_file
 from fewsight.data.signatures import IMAGE_SUFFIXES
 from fewsight.data.walk import suffix_of
 from fewsight.errors import InvalidInput
 
-__all__ = ["LabelFile", "choose_root", "read_label_file", "resolve"]
+__all__ = ["read_label_file"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "file", "file_name", "filename", "path", "image_path", "filepath", "photo", "img"),
     "labels": ("labels",),
     "label": ("label", "class", "class_name", "category", "species", "tag"),
+    "folder": ("relativepath", "relative_path"),
     "mask": ("mask", "masks", "mask_path"),
     "split": ("split", "subset", "fold", "set"),
     "group": ("group", "sequence", "seq_id", "burst", "station", "location"),
 }
 MAX_BYTES = 4 << 30
-
-
-class LabelRow(NamedTuple):
-    """One line of a label file, as written."""
-
-    line: int
-    image: str
-    labels: tuple[str, ...]
-    mask: str
-    split: str
-    group: str
-
-
-@dataclass(frozen=True)
-class LabelFile:
-    """What a label file says.
-
-    Attributes:
-        path: of the file.
-        rows: one for each image, in the order of the file.
-        warnings: in words.
-    """
-
-    path: Path
-    rows: tuple[LabelRow, ...]
-    warnings: tuple[str, ...] = ()
 
 
 def read_label_file(path: str | Path) -> LabelFile:
@@ -81,29 +52,9 @@ def read_label_file(path: str | Path) -> LabelFile:
     if not header:
         records = _records(path, text)
     width = len(first[1])
-    rows, warnings = _unique(path, (_row(path, line, fields, columns, width) for line, fields in records))
-    if not header:
-        warnings.append(f"{path.name} has no header; its columns are taken as image, label.")
-    return LabelFile(path, tuple(rows), tuple(warnings))
-
-
-def choose_root(rows: Sequence[LabelRow], roots: Sequence[Path]) -> Path:
-    """The root under which most of the first hundred images exist; the first one of equals."""
-    sample = rows[:: max(1, len(rows) // 100)][:100]
-    found = [sum((root / _native(row.image)).exists() for row in sample) for root in roots]
-    return roots[found.index(max(found))]
-
-
-def resolve(file: LabelFile, root: Path) -> Iterator[tuple[LabelRow, Row, bool]]:
-    """Each line with its row of a collection under `root`, and whether the image exists.
-
-    Raises:
-        InvalidInput: with the line, for a path that leads out of `root`.
-    """
-    for row in file.rows:
-        name, exists = _inside(file.path, row.line, row.image, root)
-        mask = _inside(file.path, row.line, row.mask, root)[0] if row.mask else None
-        yield row, Row(name, row.labels, mask, row.group or None, row.split or None), exists
+    rows = (_row(path, line, fields, columns, width) for line, fields in records)
+    warnings = [] if header else [f"{path.name} has no header; its columns are taken as image, label."]
+    return label_file(path, rows, warnings)
 
 
 def _text(path: Path) -> str:
@@ -183,61 +134,9 @@ def _row(path: Path, line: int, fields: list[str], columns: dict[str, int], widt
             raise InvalidInput(
                 f"{path}, line {line}: the label {text!r} is not UTF-8; save the file as UTF-8."
             )
+    image = values["image"]
+    if values.get("folder"):  # Timelapse keeps the folder in a column of its own
+        image = f"{values['folder']}/{image}"
     return LabelRow(
-        line, values["image"], labels, *(values.get(name, "") for name in ("mask", "split", "group"))
+        f"line {line}", image, labels, *(values.get(name, "") for name in ("mask", "split", "group"))
     )
-
-
-def _unique(path: Path, rows: Iterator[LabelRow]) -> tuple[list[LabelRow], list[str]]:
-    """Rows without repeats; the same image twice with different labels is an error."""
-    seen: dict[str, LabelRow] = {}
-    repeats: list[int] = []
-    for row in rows:
-        before = seen.setdefault(row.image, row)
-        if before is row:
-            continue
-        if before.labels != row.labels:
-            raise InvalidInput(
-                f"{path}, line {row.line}: {row.image} has the labels {_spelled(row.labels)}, but "
-                f"{_spelled(before.labels)} in line {before.line}; keep one, or write several as labels joined by ;."
-            )
-        repeats.append(row.line)
-    warnings = (
-        [f"{path.name}: {len(repeats)} rows repeat an image (first in line {repeats[0]})."] if repeats else []
-    )
-    return list(seen.values()), warnings
-
-
-def _spelled(labels: tuple[str, ...]) -> str:
-    return repr(";".join(labels)) if labels else "(none)"
-
-
-def _inside(path: Path, line: int, text: str, root: Path) -> tuple[bytes, bool]:
-    """A path of the file as a name under `root`, and whether it exists."""
-    names = [text]
-    if "\\" in text:  # a Windows path, or a name with escaped bytes, or really a backslash
-        names += [_native(text), os.fsdecode(parse_display_name(text))]
-    inside = [name for name in (_relative(name, root) for name in names) if name is not None]
-    if not inside or _relative(_native(text), root) is None:
-        raise InvalidInput(
-            f"{path}, line {line}: {text} lies outside {root}; write paths relative to that folder."
-        )
-    for name in inside:
-        if os.path.lexists(root / name):
-            return os.fsencode(name), True
-    return os.fsencode(inside[min(1, len(inside) - 1)]), False
-
-
-def _native(text: str) -> str:
-    return text.replace("\\", "/")
-
-
-def _relative(text: str, root: Path) -> str | None:
-    """`text` relative to `root` without `.` and `..`, or None where it leads out."""
-    if len(text) > 1 and text[1] == ":" and text[0].isalpha():
-        return None  # a Windows drive
-    base = os.path.normpath(root.absolute())
-    full = os.path.normpath(Path(base, text))
-    if full == base or not full.startswith(base.rstrip(os.sep) + os.sep):
-        return None
-    return full[len(base.rstrip(os.sep)) + 1 :]

@@ -4,6 +4,7 @@
     DATA/cat/station7/1.jpg           deeper folders are groups (with class_level="leaf": the deepest is the class)
     DATA/train/cat/1.jpg              top folders that are all named train, val, valid, test or all are splits
     DATA/index.csv                    wins over folders: columns image, labels, and if wanted mask, split, group
+    DATA/Annotations, JPEGImages      VOC; data.yaml with images and labels: YOLO; one COCO .json: its labels
     DATA/1.jpg                        no labels: fine for photos to be judged
 
 Masks stand beside the photos: `1_mask.png`, `masks/1.png` in the same folder, or `DATA/masks/cat/1.png`.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,43 +22,21 @@ from typing import Literal
 from fewsight.data.class_names import name_clashes
 from fewsight.data.collection import Collection, Row
 from fewsight.data.file_names import display_name
-from fewsight.data.label_csv import choose_root, read_label_file, resolve
+from fewsight.data.formats.annotations import (
+    ANNOTATION_SUFFIXES,
+    find_annotations,
+    image_roots,
+    read_annotation_file,
+)
+from fewsight.data.formats.archive import unpacked
+from fewsight.data.label_csv import read_label_file
+from fewsight.data.listed_photos import from_label_file
 from fewsight.data.mask_files import is_mask_folder, masks_of, part_masks
+from fewsight.data.reading import SHOWN, SPLITS, Labels, Layout, Reading, counted, described, listing
 from fewsight.data.walk import Folder, canonical_suffix, list_folder, walk_folders
 from fewsight.errors import InvalidInput
 
 __all__ = ["Reading", "read_layout"]
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "all": "all"}
-SHOWN = 10  # names in a warning
-
-Layout = Literal["class folders", "csv", "flat", "folders", "one photo"]
-Labels = Literal["required", "optional", "none"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was found.
-
-    Attributes:
-        collection: the photos.
-        layout: which reading was taken.
-        description: the same in words, with counts.
-        suffixes: photos by suffix in lower case (`.jpeg` counts as `.jpg`).
-        ignored: what was passed over, by kind.
-        warnings: in words.
-        absent: images that a CSV names and that do not exist.
-        unlabelled: photos without a label where labels were required; they are not in the collection.
-    """
-
-    collection: Collection
-    layout: Layout
-    description: str
-    suffixes: dict[str, int]
-    ignored: dict[str, int]
-    warnings: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    unlabelled: tuple[str, ...] = ()
 
 
 def read_layout(
@@ -72,7 +51,8 @@ def read_layout(
     """List the photos of a folder or CSV with their labels, masks, groups and splits; no photo is opened.
 
     Args:
-        source: a folder, a CSV of labels (also a corrected `predictions.csv`), or one photo.
+        source: a folder, a zip of one, a CSV of labels (also a corrected `predictions.csv`), annotations of another
+            tool (COCO, VOC, YOLO, Label Studio, MegaDetector, Parquet), or one photo.
         labels: `required` for a support; `optional` also takes photos without one; `none` looks for none, and top
             folders are groups.
         class_level: `leaf` takes the deepest folder as the class, for nested classes.
@@ -88,14 +68,15 @@ def read_layout(
     path = Path(source)
     if not os.path.lexists(path):
         raise InvalidInput(f"{path} does not exist; give a folder of photos or a CSV of labels.")
+    if path.suffix.lower() == ".zip" and path.is_file():
+        path = _from_zip(path)
     if path.is_dir():
         walker = _Walker(path, follow_links)
-        reading = _from_index(walker, labels) or _from_folders(walker, labels, class_level, skip_empty)
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        roots = [root] if isinstance(root, (str, Path)) else list(root or [path.parent])
-        reading = _from_csv(path, [Path(folder) for folder in roots], labels)
+        annotated = _from_index(walker, labels) or _from_annotations(path, labels)
+        reading = annotated or _from_folders(walker, labels, class_level, skip_empty)
     else:
-        reading = _one_photo(path, labels)
+        roots = () if root is None else (root,) if isinstance(root, (str, Path)) else tuple(root)
+        reading = _from_file(path, tuple(Path(place) for place in roots), labels)
     clashes = name_clashes(reading.collection.classes)
     return replace(reading, warnings=(*reading.warnings, *clashes))
 
@@ -136,8 +117,8 @@ class _Walker:
 
     def found(self) -> str:
         """What the folder holds, for an error."""
-        photos = _counted(self.suffixes) or "no photos"
-        others = _counted(self.passed)
+        photos = counted(self.suffixes) or "no photos"
+        others = counted(self.passed)
         return f"found {photos}" + (f"; passed over: {others}" if others else "")
 
 
@@ -204,7 +185,7 @@ def _from_folders(
             walker, photos_of_class, skip_empty, _holds_labels(collection), len(unlabelled)
         )
     if unlabelled:
-        warnings.append(f"{_listing(unlabelled)} without a label (in no class folder), left out.")
+        warnings.append(f"{listing(unlabelled)} without a label (in no class folder), left out.")
     if plan.level == "leaf":
         collection = replace(collection, classes=_leaf_names(collection.classes))
     layout: Layout = (
@@ -243,7 +224,7 @@ def _from_index(walker: _Walker, labels: Labels) -> Reading | None:
     index = Path(walker.root, "index.csv")
     if labels == "none" or not index.is_file():
         return None
-    reading = _from_csv(index, [Path(walker.root)], labels)
+    reading = from_label_file(read_label_file(index), [Path(walker.root)], labels, "csv")
     named = set(reading.collection.files)
     if reading.collection.masks is not None:
         named.update(reading.collection.masks)
@@ -258,7 +239,7 @@ def _from_index(walker: _Walker, labels: Labels) -> Reading | None:
     warnings, collection = list(reading.warnings), reading.collection
     if others:
         warnings.append(
-            f"{_listing(names)} not named in index.csv"
+            f"{listing(names)} not named in index.csv"
             + (", left out." if labels == "required" else ", taken without a label.")
         )
     if others and labels == "optional":
@@ -277,43 +258,31 @@ def _rows_of(collection: Collection) -> Iterator[Row]:
         yield Row(collection.files[n], photo.labels, mask or None, photo.group, photo.split)
 
 
-def _from_csv(path: Path, roots: Sequence[Path], labels: Labels) -> Reading:
-    """The images that a CSV names, in its order."""
-    file = read_label_file(path)
-    root = choose_root(file.rows, roots)
-    rows: list[Row] = []
-    absent: list[str] = []
-    unlabelled: list[str] = []
-    for written, row, exists in resolve(file, root):
-        if not exists:
-            absent.append(f"{written.image} (line {written.line})")
-        if labels == "required" and not row.labels:
-            unlabelled.append(display_name(row.file))
-        elif exists or labels != "required":
-            split = SPLITS.get((row.split or "").lower(), row.split)
-            rows.append(row._replace(split=split, labels=() if labels == "none" else row.labels))
-    if absent and len(absent) == len(file.rows):
-        raise InvalidInput(
-            f"none of the {len(absent)} images of {path} exists under {' or '.join(map(str, roots))}; the first is "
-            f"{absent[0]}. Paths are relative to that folder."
-        )
-    if labels == "required" and not any(row.labels for row in rows):
-        raise InvalidInput(
-            f"{path} labels no image that exists; expected the columns image,labels with labels filled."
-        )
-    warnings = list(file.warnings)
-    if absent:
-        warnings.append(
-            f"{_listing(absent)} of {path.name} not found" + (", left out." if labels == "required" else ".")
-        )
-    if unlabelled:
-        warnings.append(f"{_listing(unlabelled)} of {path.name} without a label, left out.")
-    collection = Collection.from_rows(os.path.normpath(Path(root).absolute()), rows)
-    suffixes = Counter(canonical_suffix(name) for name in collection.files)
-    described = _described(collection, "csv", {})
-    return Reading(
-        collection, "csv", described, suffixes, {}, tuple(warnings), tuple(absent), tuple(unlabelled)
-    )
+def _from_annotations(folder: Path, labels: Labels) -> Reading | None:
+    """COCO, VOC or YOLO."""
+    found = None if labels == "none" else find_annotations(folder)
+    return None if found is None else from_label_file(*found, labels, "annotations")
+
+
+def _from_file(path: Path, roots: tuple[Path, ...], labels: Labels) -> Reading:
+    """A file of labels, or one photo."""
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return from_label_file(read_label_file(path), roots or (path.parent,), labels, "csv")
+    if suffix in ANNOTATION_SUFFIXES:
+        places = roots or image_roots(path)
+        return from_label_file(read_annotation_file(path, places), places, labels, "annotations")
+    return _one_photo(path, labels)
+
+
+def _from_zip(path: Path) -> Path:
+    """The unpacked folder, without a single folder around all the others."""
+    folder = unpacked(path)
+    while len(inside := [entry for entry in folder.iterdir() if not entry.name.startswith(".")]) == 1:
+        if not inside[0].is_dir() or not any(entry.is_dir() for entry in inside[0].iterdir()):
+            break
+        folder = inside[0]
+    return folder
 
 
 def _one_photo(path: Path, labels: Labels) -> Reading:
@@ -339,41 +308,12 @@ def _reading(
     return Reading(
         collection,
         layout,
-        _described(collection, layout, ignored),
+        described(collection, layout, ignored),
         dict(walker.suffixes),
         ignored,
         tuple(warnings),
         unlabelled=unlabelled,
     )
-
-
-def _described(collection: Collection, layout: Layout, ignored: dict[str, int]) -> str:
-    """One line for people."""
-    parts = [f"{len(collection):,} photos"]
-    if collection.classes:
-        parts[0] += f" of {len(collection.classes):,} classes"
-    if collection.split_names:
-        sizes = Counter(collection.splits.tolist())
-        parts.append(
-            "splits " + ", ".join(f"{name} {sizes[k]:,}" for k, name in enumerate(collection.split_names))
-        )
-    if collection.group_names:
-        parts.append(f"{len(collection.group_names):,} groups")
-    if collection.masks is not None:
-        parts.append(f"{sum(length > 0 for length in collection.masks.lengths().tolist()):,} masks")
-    if ignored:
-        parts.append(f"passed over: {_counted(ignored)}")
-    return f"{layout}: {'; '.join(parts)}"
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
-
-
-def _listing(names: Sequence[str]) -> str:
-    """How many, and the first names."""
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return f"{len(names):,} {'photo' if len(names) == 1 else 'photos'} ({shown})"
 
 
 def _holds_labels(collection: Collection) -> bool:

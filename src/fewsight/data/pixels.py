@@ -1,6 +1,6 @@
 """From whatever a file holds to uint8 RGB: one rule for each kind of pixel, and a note where it mattered.
 
-grey, palette, 1 bit       to RGB as they are
+grey, colour, palette       to RGB as they are
 transparency               composed on white
 CMYK, YCCK                 by the embedded ICC profile to sRGB, else R = (255 - C)(255 - K) / 255
 16-bit grey                v * 255 / (2^bits - 1), where bits is what the file declares, or, where the file says
@@ -29,7 +29,7 @@ Pixels = NDArray[numpy.uint8]
 
 BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
-_DIRECT = ("RGB", "RGBX", "L", "1", "YCbCr", "HSV")
+_DIRECT = ("RGB", "RGBX", "L", "1", "YCbCr", "HSV", "LAB")
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -128,7 +128,7 @@ def _on_white(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
         opaque = image.copy()
         opaque.info = {key: value for key, value in image.info.items() if key != "transparency"}
         return rgb_pixels(opaque)
-    with_alpha = image.convert("RGBA")
+    with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     low, _ = with_alpha.getchannel("A").getextrema()
     if low == 255:
         return _array(with_alpha.convert("RGB")), ()

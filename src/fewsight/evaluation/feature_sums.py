@@ -114,12 +114,12 @@ class Scatter(NamedTuple):
     """Mean and centred scatter matrix: covariance times (N - 1), both float64.
 
     Attributes:
-        count: rows N.
+        num_rows: N.
         mean: `[D]`.
         matrix: sum of (x - mean)(x - mean)^T, `[D, D]`.
     """
 
-    count: int
+    num_rows: int
     mean: Tensor
     matrix: Tensor
 
@@ -148,20 +148,20 @@ class Scatter(NamedTuple):
 
     def merged(self, other: Scatter) -> Scatter:
         """The scatter of both sets of rows (Chan, Golub and LeVeque 1979)."""
-        count = self.count + other.count
+        count = self.num_rows + other.num_rows
         gap = other.mean - self.mean
-        between = torch.outer(gap, gap) * (self.count * other.count / count)
-        return Scatter(count, self.mean + gap * (other.count / count), self.matrix + other.matrix + between)
+        between = torch.outer(gap, gap) * (self.num_rows * other.num_rows / count)
+        return Scatter(count, self.mean + gap * (other.num_rows / count), self.matrix + other.matrix + between)
 
     @property
     def constant(self) -> bool:
         """Whether the rows do not differ: total variance zero up to rounding, 1e-12 of the largest value."""
-        spread = (self.matrix.diagonal().max().clamp(min=0) / self.count).sqrt()
+        spread = (self.matrix.diagonal().max().clamp(min=0) / self.num_rows).sqrt()
         return bool(spread <= 1e-12 * (self.mean.abs().max() + spread).clamp(min=1))
 
     def uncentred(self) -> Tensor:
         """X^T X, `[D, D]`."""
-        return self.matrix.addr(self.mean, self.mean, alpha=self.count)
+        return self.matrix.addr(self.mean, self.mean, alpha=self.num_rows)
 
 
 def _add_products(total: Tensor, block: Tensor) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from fewsight.evaluation.scaling import sigmoid_scale, softmax_temperature
 
 __all__ = [
     "ExpectedAccuracy",
+    "LabelThresholds",
     "Threshold",
     "Trust",
     "balanced_scores",
@@ -128,6 +129,19 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class LabelThresholds:
+    """A threshold for each class with what it promises.
+
+    Attributes:
+        value: float64 `[K]`; +inf where the support is too small.
+        sentence: what is promised, in words, and which classes have a threshold of their own.
+    """
+
+    value: Tensor
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Trust:
     """What a support says about scores and novelty.
 
@@ -136,7 +150,9 @@ class Trust:
         offset: score at which a label is as likely as not (several labels a photo), else 0.
         several: whether a photo can have several labels.
         left_out_novelty: ascending `[n]`, float64.
-        left_out_misfit: ascending `[n]`, one minus the probability of the true label, float64.
+        left_out_misfit: `[n]`, one minus the probability of the true label (the least of several), float64.
+        left_out_class: `[n]`, column of the label of each.
+        classes: K.
         notes: what could not be estimated, in words.
     """
 
@@ -145,6 +161,8 @@ class Trust:
     several: bool
     left_out_novelty: Tensor
     left_out_misfit: Tensor
+    left_out_class: Tensor
+    classes: int
     notes: tuple[str, ...] = ()
 
     def probabilities(self, scores: Tensor) -> Tensor:
@@ -162,38 +180,64 @@ class Trust:
             InvalidInput: the rate is out of range.
         """
         _check_share(rate, "reject")
-        n = len(self.left_out_novelty)
-        rank = conformal_rank(n, rate)
-        if rank is None:
+        n, value = len(self.left_out_novelty), _quantile(self.left_out_novelty, rate)
+        if math.isinf(value):
             return Threshold(
-                math.inf, _too_few(n, rate, f"A false-alarm rate of {rate:.3g}", "nothing is rejected")
+                value, _too_few(n, rate, f"A false-alarm rate of {rate:.3g}", "nothing is rejected")
             )
-        value = self.left_out_novelty[rank - 1].item()
         return Threshold(
             value,
-            f"At most {100 * rate:.3g} % of photos that belong are rejected, judged by {n} support photos.",
+            f"About {100 * rate:.3g} % at most of the photos that belong are rejected, judged by {n} support photos.",
         )
 
-    def misfit(self, coverage: float) -> Threshold:
+    def misfit(self, coverage: float) -> LabelThresholds:
         """The largest one-minus-probability that a label in the set may have.
 
+        A class with twice the photos that the coverage needs has its own threshold; the others share one.
+
         Args:
-            coverage: share of sets that hold the true label, in (0, 1).
+            coverage: share of sets that hold the true label (all true labels of a photo with several), in (0, 1).
 
         Raises:
             InvalidInput: the coverage is out of range.
         """
         _check_share(coverage, "coverage")
         n, alpha = len(self.left_out_misfit), 1 - coverage
-        rank = conformal_rank(n, alpha)
-        if rank is None:
-            return Threshold(
-                math.inf, _too_few(n, alpha, f"A coverage of {coverage:.3g}", "every set is full")
+        value = torch.full((self.classes,), _quantile(self.left_out_misfit, alpha), dtype=torch.float64)
+        if not n or torch.isinf(value).any():
+            return LabelThresholds(
+                value, _too_few(n, alpha, f"A coverage of {coverage:.3g}", "every set is full")
             )
-        return Threshold(
-            self.left_out_misfit[rank - 1].item(),
-            f"About {100 * coverage:.3g} % of the sets hold the true label, judged by {n} support photos.",
+        alone = 0
+        for column in range(0 if self.several else self.classes):
+            inside = self.left_out_misfit[self.left_out_class == column]
+            if len(inside) >= 2 * _needed(alpha):
+                value[column] = _quantile(inside, alpha)
+                alone += 1
+        return LabelThresholds(value, self._coverage_sentence(coverage, n, alone))
+
+    def label_sets(self, probabilities: Tensor, coverage: float) -> Tensor:
+        """Which labels can be meant, bool `[Q, K]`; the most probable one always is, which only adds to the coverage.
+
+        Args:
+            probabilities: `[Q, K]`, from `probabilities`.
+            coverage: as in `misfit`.
+
+        Raises:
+            InvalidInput: the coverage is out of range.
+        """
+        best = probabilities == probabilities.amax(1, keepdim=True)
+        return (1 - probabilities.double() <= self.misfit(coverage).value) | best
+
+    def _coverage_sentence(self, coverage: float, n: int, alone: int) -> str:
+        labels = "all true labels" if self.several else "the true label"
+        text = f"About {100 * coverage:.3g} % of the sets hold {labels}, judged by {n} support photos"
+        if not alone:
+            return f"{text}, all classes together."
+        together = (
+            f"; {self.classes - alone} classes with fewer photos share one" if alone < self.classes else ""
         )
+        return f"{text}; {alone} classes have a threshold of their own{together}."
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `tensors` holds the rest."""
@@ -201,12 +245,17 @@ class Trust:
             "temperature": self.temperature,
             "offset": self.offset,
             "several": self.several,
+            "classes": self.classes,
             "notes": list(self.notes),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """The left-out scores, for a model folder."""
-        return {"left_out_novelty": self.left_out_novelty, "left_out_misfit": self.left_out_misfit}
+        return {
+            "left_out_novelty": self.left_out_novelty,
+            "left_out_misfit": self.left_out_misfit,
+            "left_out_class": self.left_out_class,
+        }
 
     @classmethod
     def from_parts(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Trust:
@@ -222,6 +271,8 @@ class Trust:
                 bool(values["several"]),
                 tensors["left_out_novelty"],
                 tensors["left_out_misfit"],
+                tensors["left_out_class"],
+                int(values["classes"]),
                 tuple(str(note) for note in values["notes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -231,11 +282,20 @@ class Trust:
         return trust
 
 
+def _quantile(scores: Tensor, alpha: float) -> float:
+    """The score that a new one exceeds with probability `alpha` at most; +inf where there are too few."""
+    rank = conformal_rank(len(scores), alpha)
+    return math.inf if rank is None else scores.sort().values[rank - 1].item()
+
+
+def _needed(alpha: float) -> int:
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
 def _too_few(n: int, alpha: float, what: str, so: str) -> str:
     least = f"; the support allows {1 / (n + 1):.3g}" if n else ""
-    needed = math.ceil(1 / alpha - 1e-9) - 1
     return (
-        f"{what} needs {needed} support photos whose class has another one, and there are {n}{least}: {so}. "
+        f"{what} needs {_needed(alpha)} support photos whose class has another one, and there are {n}{least}: {so}. "
         "Give more photos a class."
     )
 
@@ -269,15 +329,16 @@ def fit_trust(
         temperature, offset = sigmoid_scale(scores, membership, own)
     else:
         temperature, offset = softmax_temperature(scores, membership, own, exponent), 0.0
-    trust = Trust(temperature, offset, several, torch.empty(0), torch.empty(0), notes)
-    misfit = 1 - trust.probabilities(scores[judged]).masked_fill(~membership[judged], 2).amin(1)
-    return Trust(
-        temperature,
-        offset,
-        several,
-        novelty.double()[judged].sort().values,
-        misfit.double().sort().values,
-        notes,
+    nothing, classes = torch.empty(0), scores.shape[1]
+    trust = Trust(temperature, offset, several, nothing, nothing, nothing, classes, notes)
+    shares = trust.probabilities(scores[judged])
+    own_scored = membership[judged] & torch.isfinite(scores[judged])
+    misfit = 1 - shares.masked_fill(~own_scored, 2).amin(1)
+    return replace(
+        trust,
+        left_out_novelty=novelty.double()[judged].sort().values,
+        left_out_misfit=misfit,
+        left_out_class=membership[judged].long().argmax(1),
     )
 
 

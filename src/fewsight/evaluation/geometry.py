@@ -84,9 +84,7 @@ def partition_isotropy(features: Tensor, log: bool = False) -> Tensor:
     if D > N:
         vectors = torch.linalg.svd(features.double(), full_matrices=False).Vh.T  # [D, N]
     else:
-        vectors = torch.linalg.eigh(
-            Scatter.of(features, product_dtype=torch.float64).uncentred()
-        ).eigenvectors
+        vectors = torch.linalg.eigh(_second_moments(features, torch.float64)).eigenvectors
     totals = torch.full((2, vectors.shape[1]), -torch.inf, dtype=torch.float64, device=features.device)
     for block in torch.split(features, 1024):
         along = block.double() @ vectors
@@ -190,7 +188,7 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
 def _second_moments(features: Tensor, product_dtype: torch.dtype | None = None) -> Tensor:
     """X^T X in float64, made in the place of the scatter matrix."""
     scatter = Scatter.of(features, product_dtype=product_dtype)
-    return scatter.matrix.addr_(scatter.mean, scatter.mean, alpha=scatter.count)
+    return scatter.matrix.addr_(scatter.mean, scatter.mean, alpha=scatter.num_rows)
 
 
 def _small(N: int, D: int) -> bool:

@@ -58,7 +58,7 @@ def class_separation(unit: ClassSums) -> Tensor:
 
 def participation_ratio(scatter: Scatter) -> Tensor:
     """(tr S)^2 / ||S||^2."""
-    if scatter.count < 2 or scatter.constant:
+    if scatter.num_rows < 2 or scatter.constant:
         return NAN
     return (scatter.matrix.trace() / torch.linalg.vector_norm(scatter.matrix)).square()
 
@@ -100,7 +100,7 @@ def nc1(raw: ClassSums, scatter: Scatter) -> Tensor:
     means, basis = found
     spread = (means - scatter.mean) @ basis  # [K, r]
     total = (basis * (scatter.matrix @ basis)).sum() - (raw.counts[:, None] * spread.square()).sum()
-    return total.clamp(min=0) / (scatter.count * len(means))
+    return total.clamp(min=0) / (scatter.num_rows * len(means))
 
 
 class GeometrySums(NamedTuple):
@@ -131,7 +131,7 @@ class GeometrySums(NamedTuple):
         """Name -> value; NaN where undefined. Ranks are good to 1e-7 of the largest singular value."""
         ratio = participation_ratio(self.scatter)
         centred, raw = roots(self.scatter.matrix), roots(self.scatter.uncentred())
-        limit = min(self.scatter.count, len(raw))
+        limit = min(self.scatter.num_rows, len(raw))
         shares = raw[-limit:] / raw[-limit:].sum() + 1e-7
         values = {
             "average_cosine": average_cosine(self.unit),

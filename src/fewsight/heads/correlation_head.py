@@ -53,6 +53,8 @@ class CorrelationHead(Head):
         pseudo_masks: what stands in for the mask of a support image without one. `"attention"`: patches that most
             heads of the class token attend to; `"published"`: cosine of class query and keys above -0.2, a level
             found for DINO ViT-S/8; `"enhanced"`: that of the trained enhancer; `"none"`: everything is seen.
+        shots: `"average"` of the answers of a class's images, as published, or `"joint"` attention over all of
+            them (`CorrelationTransformer.correlate_jointly`), which costs little more than one.
 
     Differs from the authors' code in the defaults of `mask_reduction` and `pseudo_masks`; `published` restores
     them.
@@ -68,13 +70,17 @@ class CorrelationHead(Head):
         pools: Sequence[int] = (4, 3),
         mask_reduction: MaskReduction = "area",
         pseudo_masks: PseudoMask = "attention",
+        shots: Literal["average", "joint"] = "average",
     ) -> None:
         super().__init__()
+        if shots not in ("average", "joint"):
+            raise InvalidInput(f"shots is {shots!r}; expected 'average' or 'joint'.")
         if pseudo_masks not in ("attention", "published", "enhanced", "none"):
             raise InvalidInput(
                 f"pseudo_masks is {pseudo_masks!r}; expected 'attention', 'published', 'enhanced' or 'none'."
             )
-        self.num_heads, self.num_blocks, self.pseudo_masks = num_heads, num_blocks, pseudo_masks
+        self.num_heads, self.num_blocks = num_heads, num_blocks
+        self.pseudo_masks, self.shots = pseudo_masks, shots
         self.learner = CorrelationTransformer(
             num_heads * num_blocks, widths, pools, mask_reduction=mask_reduction
         )
@@ -250,7 +256,7 @@ class ConditionedCorrelation:
         presence = patches.new_zeros(len(patches), len(self.names))
         foreground = patches.new_zeros(len(patches), len(self.names), *size)
         for query in range(len(patches)):
-            for rows in self._order.split(ROWS):
+            for rows in self._groups:
                 self._add(presence[query], foreground[query], patches[query : query + 1], rows)
         return Segmented(presence, foreground)
 
@@ -269,9 +275,14 @@ class ConditionedCorrelation:
         foreground.index_add_(0, ways, (maps.sigmoid() * weight[:, None, None]).to(foreground.dtype))
 
     @cached_property
-    def _order(self) -> Tensor:
-        """Rows by the number of seen tokens: rows that are compared together need little padding."""
-        return self.seen[0].sum(1).argsort(stable=True)
+    def _groups(self) -> tuple[Tensor, ...]:
+        """Rows that are compared together: of one class where shots are joined, else `ROWS` at a time.
+
+        Rows are ordered by their number of seen tokens, so that they need little padding.
+        """
+        if self.head.shots == "joint":
+            return tuple((self.ways == way).nonzero().flatten() for way in range(len(self.names)))
+        return self.seen[0].sum(1).argsort(stable=True).split(ROWS)
 
     @cached_property
     def _weights(self) -> Tensor:

@@ -95,7 +95,8 @@ class CrossTransformer(Head):
 
     With `dim`, two maps of that input width are trained (truncated normal, sd 0.1, as published). Without, the
     maps are the identity on patch tokens of unit length, and nothing needs training: attention is a softmax of
-    cosines over `attention_temperature`, logits lie in [-4, 0] and wait for a calibrated temperature.
+    cosines over `attention_temperature`, logits lie in [-4, 0] and wait for a calibrated temperature. Between 0.03
+    and 0.15 the attention temperature moved accuracy by less than its interval on the sets it was tried on.
 
     Features without patches (given as numbers) count as a grid of one position.
     """
@@ -106,7 +107,7 @@ class CrossTransformer(Head):
         *,
         key_dim: int = 128,
         value_dim: int = 128,
-        attention_temperature: float = 0.1,
+        attention_temperature: float = 0.07,
         memory_mib: float = 128.0,
     ) -> None:
         super().__init__()

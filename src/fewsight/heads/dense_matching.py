@@ -24,7 +24,9 @@ __all__ = [
     "cycle_consistency",
     "foreground_margin",
     "log_weight",
+    "nearest_weighted",
     "neighbours_for",
+    "neighbours_of_prior",
     "presence_score",
     "smooth_margins",
     "soft_maximum",
@@ -140,6 +142,34 @@ def neighbours_for(prior: Tensor, support_class: Tensor, *, num_classes: int, mo
         0, support_class.cpu(), prior.double().cpu()
     )
     return min(most, max(1, int(float(sums.min()) // 2)))
+
+
+def neighbours_of_prior(prior: Tensor, membership: Tensor) -> int:
+    """`neighbours_for` of priors [S, N, P] and bool [S, N]; classes without an image do not count."""
+    image, way = membership.nonzero(as_tuple=True)
+    totals = torch.zeros(membership.shape[1], dtype=torch.float64).index_add_(
+        0, way.cpu(), prior[image, way].sum(1).double().cpu()
+    )
+    totals = totals[membership.any(0).cpu()]
+    return neighbours_for(totals, torch.arange(len(totals)), num_classes=len(totals))
+
+
+def nearest_weighted(query: Tensor, bank: Tensor, log_weight: Tensor) -> Tensor:
+    """Index of the bank vector with the largest cosine + log weight, for each query vector, [Q].
+
+    Args:
+        query: unit vectors, [Q, D].
+        bank: unit vectors, [S, D].
+        log_weight: τ·log of each bank vector's weight, [S].
+    """
+    check_shapes(query=(query, "Q D"), bank=(bank, "S D"), log_weight=(log_weight, "S"))
+    best = query.new_full((len(query),), -torch.inf)
+    index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    for at in range(0, len(bank), CHUNK):
+        value, place = (query @ bank[at : at + CHUNK].T + log_weight[at : at + CHUNK]).max(1)
+        index = torch.where(value > best, place + at, index)
+        best = torch.maximum(value, best)
+    return index
 
 
 def presence_score(margin: Tensor, *, fraction: float = 0.02) -> Tensor:

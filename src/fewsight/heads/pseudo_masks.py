@@ -64,6 +64,8 @@ def cls_similarity(cls_query: Tensor, keys: Tensor, *, size: tuple[int, int]) ->
     Raises:
         InvalidInput: shapes do not fit.
     """
+    if min(size) < 1:
+        raise InvalidInput(f"size is {tuple(size)}; expected at least one pixel.")
     similarity = head_similarity(cls_query, keys).mean(1, keepdim=True)
     return F.interpolate(similarity, size=tuple(size), mode="bilinear", align_corners=True)[:, 0]
 

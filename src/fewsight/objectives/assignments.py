@@ -30,7 +30,7 @@ from fewsight.distributed import (
     world_size,
 )
 from fewsight.errors import InvalidInput
-from fewsight.objectives.blocks import at_least_float32, row_blocks
+from fewsight.objectives.blocks import at_least_float32, full_precision, row_blocks
 from fewsight.objectives.ranges import check_choice, check_positive, check_within
 from fewsight.shapes import check_shapes
 
@@ -38,6 +38,7 @@ __all__ = [
     "AssignmentMethod",
     "assign",
     "assign_patches",
+    "distinct_rows",
     "koleo",
     "me_max",
     "mean_entropy_gap",
@@ -105,7 +106,7 @@ def assign_patches(
 
     Balanced over all patches at once, prototypes come to stand for positions in place of contents.
 
-    Source: Darcet et al., CAPI (2025), section 3.2, for the balance per position.
+    Source: Darcet et al., CAPI (2025), for the balance per position.
 
     Args:
         scores: teacher logits `[..., N, P]`, N positions; otherwise as in `assign`.
@@ -132,7 +133,7 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
     fewer samples than prototypes the targets are flat. B counts the rows of all ranks, each of which must make
     the same number of calls; a rank without rows takes part.
 
-    Source: Caron et al., SwAV (NeurIPS 2020), section 3.1 and appendix A; Cuturi (NeurIPS 2013).
+    Source: Caron et al., SwAV (NeurIPS 2020), section 3.1; Cuturi (NeurIPS 2013).
     Differs from the authors' code: that form overflows float32 where `scores / temperature` exceeds 88. Here
     the matrix is kept as `r E c` with a bounded `E` and only the scaling vectors r, c are iterated; where sums
     underflow, the iteration is repeated on logarithms. All finite scores are legal, and -inf for a share of 0.
@@ -161,7 +162,8 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
             f"scores has shape {list(scores.shape)}; expected at least one row and one column."
         )
     scores = at_least_float32(scores)
-    result, smallest = _scaling_sinkhorn(scores, temperature, iterations)
+    with full_precision(scores):
+        result, smallest = _scaling_sinkhorn(scores, temperature, iterations)
     # A term that underflows is then at most tiny / sqrt(tiny) of the sum it is missing from.
     if bool(smallest >= math.sqrt(torch.finfo(scores.dtype).tiny)):
         return result
@@ -173,17 +175,9 @@ def _scaling_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> tu
     """The result and the smallest column sum met; factors 1/K and 1/B cancel at the last row step."""
     B, K = scores.shape
     blocks = list(row_blocks(B, K, scores.device, scale=0.25))
-    E = torch.empty_like(scores, memory_format=torch.contiguous_format)
-    highest = torch.full((B,), -math.inf, dtype=scores.dtype, device=scores.device)
-    for rows in blocks:
-        torch.mul(scores[rows], 1 / temperature, out=E[rows])
-        torch.amax(E[rows], dim=1, out=highest[rows])
-    top = torch.cat([highest, highest.new_tensor([-math.inf])]).amax()
-    r = torch.exp(highest - all_reduce_max(top))
-    columns = scores.new_zeros(K)
-    for rows in blocks:
-        E[rows].sub_(highest[rows, None]).exp_()
-        columns.addmv_(E[rows].T, r[rows])
+    E, columns, reference = _exponentials(scores, temperature, blocks)
+    # Rows keep their own scale in the first column step, so all ranks need one reference.
+    columns.mul_(torch.exp(reference - all_reduce_max(reference)))
     smallest = columns.new_tensor(math.inf)
     for iteration in range(iterations):
         columns = all_reduce_sum(columns)
@@ -192,12 +186,28 @@ def _scaling_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> tu
         c = columns.reciprocal()
         columns = torch.zeros_like(c)
         for rows in blocks:
-            torch.reciprocal(E[rows] @ c, out=r[rows])
+            r = torch.mv(E[rows], c).reciprocal_()
             if iteration < iterations - 1:
-                columns.addmv_(E[rows].T, r[rows])
+                columns.addmv_(E[rows].T, r)
             else:
-                E[rows].mul_(c).mul_(r[rows, None])
+                E[rows].mul_(c).mul_(r[:, None])
     return E, smallest
+
+
+def _exponentials(scores: Tensor, temperature: float, blocks: list[slice]) -> tuple[Tensor, Tensor, Tensor]:
+    """`E = exp(x - row maximum)`, the column sums of `exp(x - reference)`, and the reference, the largest x."""
+    E = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    columns, reference = scores.new_zeros(scores.shape[1]), scores.new_tensor(-math.inf)
+    for rows in blocks:
+        block = torch.mul(scores[rows], 1 / temperature, out=E[rows])
+        highest = block.amax(dim=1)
+        block.sub_(highest[:, None]).exp_()
+        # What was summed under a lower reference is brought to the new one.
+        raised = torch.maximum(reference, highest.amax())
+        columns.mul_(torch.exp(reference - raised))
+        columns.addmv_(block.T, torch.exp(highest - raised))
+        reference = raised
+    return E, columns, reference
 
 
 def _log_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
@@ -254,7 +264,7 @@ def me_max(probabilities: Tensor) -> Tensor:
     0 when the mean of all rows (of all views and ranks) is uniform, ln K when it sits on one prototype. N rows
     that each sit on one prototype cannot go below `ln(K/N)`.
 
-    Source: Assran et al., MSN (ECCV 2022), equation 2.
+    Source: Assran et al., MSN (ECCV 2022), section 3.
     Differs from the authors' code: an exact zero of the mean counts 0 and has a finite gradient.
 
     Args:
@@ -287,7 +297,7 @@ def koleo(features: Tensor) -> Tensor:
     Nothing is capped: exact duplicates give gradients of order 1e8, so callers keep one of each. The neighbour
     is sought among the rows of all ranks. 0 for a single row, which has no neighbour.
 
-    Source: Oquab et al., DINOv2 (TMLR 2024), section 4; Sablayrolles et al. (ICLR 2019), equation 2.
+    Source: Oquab et al., DINOv2 (TMLR 2024), section 4; Sablayrolles et al. (ICLR 2019).
     Differs from the authors' code: the search never returns the row itself (their diagonal of -1 ties with an
     exactly opposite vector), and ranks are searched together.
 
@@ -298,7 +308,7 @@ def koleo(features: Tensor) -> Tensor:
     -0.6931
     """
     sizes = check_shapes(features=(features, "B D"))
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         own = F.normalize(at_least_float32(features), dim=-1, eps=1e-8)
         everyone = gather(own)
         if len(everyone) < 2 or not sizes["B"]:
@@ -306,6 +316,26 @@ def koleo(features: Tensor) -> Tensor:
         neighbours = everyone[_nearest(own.detach(), everyone.detach(), rows_before(own))]
         distances = torch.linalg.vector_norm(own - neighbours + 1e-8, dim=-1)
         return -torch.log(distances + 1e-8).sum() * world_size() / len(everyone)
+
+
+@torch.no_grad()
+def distinct_rows(features: Tensor, distance: float = 1e-4) -> Tensor:
+    """Indices of rows that lie no nearer than `distance` to an earlier row, as unit vectors.
+
+    Repeated images would give `koleo` gradients of order 1e8: give it `features[distinct_rows(features)]`.
+
+    >>> distinct_rows(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]))
+    tensor([0, 1])
+    """
+    check_shapes(features=(features, "B D"))
+    check_within(0, 2, distance=distance)
+    # float32 cannot tell a cosine of 1 - distance^2 / 2 from 1.
+    units = F.normalize(features.double(), dim=-1, eps=1e-8)
+    kept = []
+    for rows in row_blocks(len(units), len(units), units.device):
+        near = units[rows] @ units.T > 1 - distance**2 / 2
+        kept.append(~near.tril(diagonal=rows.start - 1).any(dim=1))
+    return torch.cat(kept).nonzero()[:, 0] if kept else torch.zeros(0, dtype=torch.int64)
 
 
 def _nearest(queries: Tensor, keys: Tensor, first: int) -> Tensor:

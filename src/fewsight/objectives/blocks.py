@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_float32", "row_blocks"]
+__all__ = ["at_least_float32", "full_precision", "row_blocks"]
 
 # 2 MiB of float32 stay in the cache of one core; an accelerator wants few, large kernels instead.
 CPU_ELEMENTS = 1 << 19
@@ -27,6 +27,14 @@ def row_blocks(rows: int, columns: int, device: torch.device, *, scale: float = 
     step = max(1, int(elements) // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A context in which autocast does not take products of `tensor` down to 16 bits.
+
+    Losses need it even where they look harmless: matrix-vector and row products are cast as well.
+    """
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

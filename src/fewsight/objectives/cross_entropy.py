@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
-from fewsight.objectives.blocks import at_least_float32, row_blocks
+from fewsight.objectives.blocks import at_least_float32, full_precision, row_blocks
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
@@ -72,9 +72,7 @@ def streamed_view_cross_entropy(
         )
     masses = [G - 1] * G + [G] * (V - G)
     weight = _one_over(pairs * global_rows(B, student.device), student)
-    return _FusedCrossEntropy.apply(
-        student, weight.expand(V, B), temperature, masses, lambda rows: _met(targets_of(rows), V)
-    )
+    return _fused(student, weight.expand(V, B), temperature, masses, lambda rows: _met(targets_of(rows), V))
 
 
 def _met(targets: Tensor, views: int) -> list[Tensor | None]:
@@ -129,9 +127,7 @@ def _weighted(logits: Tensor, targets: Tensor, weights: Tensor, temperature: flo
         )
     flat, K = targets.detach().reshape(-1, targets.shape[-1]), logits.shape[-1]
     weights = weights.to(at_least_float32(logits[:0]).dtype).reshape(1, -1)
-    return _FusedCrossEntropy.apply(
-        logits.reshape(1, -1, K), weights, temperature, [1], lambda rows: [flat[rows]]
-    )
+    return _fused(logits.reshape(1, -1, K), weights, temperature, [1], lambda rows: [flat[rows]])
 
 
 def _one_over(count: int | Tensor, like: Tensor) -> Tensor:
@@ -140,14 +136,22 @@ def _one_over(count: int | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(count, device=like.device).to(dtype).reciprocal()
 
 
-class _FusedCrossEntropy(torch.autograd.Function):
+def _fused(
+    logits: Tensor, weights: Tensor, temperature: float, masses: Sequence[int], targets_of: TargetsOf
+) -> Tensor:
     """Weighted sum of `mass logsumexp(x) - <targets, x>` for logits `[V, R, K]` and weights `[V, R]`."""
+    # An autograd function cannot see from inside whether gradients are off.
+    trained = torch.is_grad_enabled() and logits.requires_grad
+    return _FusedCrossEntropy.apply(logits, weights, trained, temperature, masses, targets_of)
 
+
+class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         logits: Tensor,
         weights: Tensor,
+        trained: bool,
         temperature: float,
         masses: Sequence[int],
         targets_of: TargetsOf,
@@ -155,9 +159,10 @@ class _FusedCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(logits, weights)
         ctx.settings = temperature, masses, targets_of
         # 16-bit gradients wait for the backward pass: loss scaling comes before their rounding.
-        at_once = ctx.needs_input_grad[0] and logits.dtype == weights.dtype
+        at_once = trained and logits.dtype == weights.dtype
         ctx.gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if at_once else None
-        return _sweep(logits, weights, ctx.gradient, temperature, masses, targets_of)
+        with full_precision(logits):
+            return _sweep(logits, weights, ctx.gradient, temperature, masses, targets_of)
 
     @staticmethod
     @once_differentiable
@@ -168,10 +173,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
         if gradient is None:
             logits, weights = ctx.saved_tensors
             gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-            _sweep(logits, weights * scale, gradient, *ctx.settings)
+            with full_precision(logits):
+                _sweep(logits, weights * scale, gradient, *ctx.settings)
         elif scale.device.type != "cpu" or scale.item() != 1:
             gradient.mul_(scale)
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 def _sweep(

@@ -51,6 +51,8 @@ def cst_loss(
         InvalidInput: shapes differ, or present or target hold anything but 0 and 1.
     """
     H, W = size
+    if min(H, W) < 1:
+        raise InvalidInput(f"size is {(H, W)}; expected at least one pixel.")
     check_shapes(
         class_logits=(class_logits, "B 2"),
         mask_logits=(mask_logits, "B 2 h w"),

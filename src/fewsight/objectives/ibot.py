@@ -1,7 +1,7 @@
 """iBOT: self-distillation of class tokens across views and of masked patch tokens within a view.
 
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong: iBOT: Image BERT Pre-Training with Online Tokenizer (ICLR 2022),
-equations 2 and 3.
+section 3.
 
     class   as DINO; the student's global views are masked
     patch   p'_i = softmax((t'_i - c') / T'),  loss of an image = mean over its masked patches of H(p'_i, q'_i),

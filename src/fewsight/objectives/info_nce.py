@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fewsight.objectives.blocks import at_least_float32, row_blocks
+from fewsight.objectives.blocks import at_least_float32, full_precision, row_blocks
 
 __all__ = ["contrastive_sum", "unit_rows"]
 
@@ -40,19 +40,27 @@ def contrastive_sum(
     Returns:
         Scalar. Peak memory: the gradients and a block of scores.
     """
-    return _ContrastiveSum.apply(queries, keys, positives, temperature, itself)
+    # An autograd function cannot see from inside whether gradients are off.
+    trained = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in (queries, keys))
+    return _ContrastiveSum.apply(queries, keys, trained, positives, temperature, itself)
 
 
 class _ContrastiveSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, positives: Tensor, temperature: float, itself: Tensor | None
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        trained: tuple[bool, bool],
+        positives: Tensor,
+        temperature: float,
+        itself: Tensor | None,
     ) -> Tensor:
-        for_queries, for_keys = ctx.needs_input_grad[:2]
+        for_queries, for_keys = trained
         query_gradient = torch.empty_like(queries) if for_queries else None
         key_gradient = torch.zeros_like(keys) if for_keys else None
         total = queries.new_zeros(())
-        with torch.autocast(queries.device.type, enabled=False):
+        with full_precision(queries):
             for rows in row_blocks(len(queries), len(keys), queries.device):
                 block = queries[rows] / temperature
                 loss, exponentials, sums = _block(block, keys, positives[rows], itself, rows)
@@ -73,7 +81,7 @@ class _ContrastiveSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         products = [None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors]
-        return *products, None, None, None
+        return *products, None, None, None, None
 
 
 def _block(

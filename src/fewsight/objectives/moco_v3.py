@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewsight.distributed import gather, rows_before, world_size
 from fewsight.errors import InvalidInput
-from fewsight.objectives.blocks import at_least_float32
+from fewsight.objectives.blocks import at_least_float32, full_precision
 from fewsight.objectives.info_nce import contrastive_sum, unit_rows
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
@@ -44,7 +44,7 @@ def moco_v3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: fl
     loss = torch.zeros((), dtype=at_least_float32(q1).dtype, device=q1.device)
     positives = rows_before(q1) + torch.arange(B, device=q1.device)
     for queries, keys in ((q1, k2), (q2, k1)):
-        with torch.autocast(q1.device.type, enabled=False):
+        with full_precision(q1):
             own = unit_rows(queries)
             every = gather(unit_rows(keys.detach()))
         scale = 2 * temperature * world_size() / len(every)

@@ -1,7 +1,7 @@
 """MSN: masked siamese networks, clustering of partly dropped views onto prototypes.
 
 Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas: Masked Siamese Networks for
-Label-Efficient Learning (ECCV 2022), equations 1 and 2. With unit rows a (anchors), h (targets), c (prototypes):
+Label-Efficient Learning (ECCV 2022), section 3. With unit rows a (anchors), h (targets), c (prototypes):
 
     q = softmax(a c^T / T),   p = softmax(h c^T / (T S)) [, then Sinkhorn],
     L = mean H(p, q) + w (ln K - H(mean q)) + u mean H(q)
@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from fewsight.distributed import global_rows
 from fewsight.errors import InvalidInput
 from fewsight.objectives import assignments
-from fewsight.objectives.blocks import row_blocks
+from fewsight.objectives.blocks import full_precision, row_blocks
 from fewsight.objectives.info_nce import unit_rows
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
@@ -77,7 +77,7 @@ def msn_loss(
         raise InvalidInput(
             f"anchors has {M} rows for {B} targets; expected a whole number of views, V * B rows."
         )
-    with torch.autocast(anchors.device.type, enabled=False):
+    with full_precision(anchors):
         units = unit_rows(prototypes)
         iterations = sinkhorn_iterations if sinkhorn else None
         assigned = _assigned(
@@ -132,11 +132,12 @@ class _PrototypeTerms(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         anchors, prototypes, targets = ctx.saved_tensors
         anchor_gradient, prototype_gradient = torch.empty_like(anchors), torch.zeros_like(prototypes)
-        for rows, own in _anchor_blocks(anchors, prototypes, targets):
-            scores = (anchors[rows] / ctx.temperature) @ prototypes.T
-            by_scores = _score_gradient(scores, targets[own], *gradients)
-            torch.mm(by_scores, prototypes, out=anchor_gradient[rows])
-            prototype_gradient.addmm_(by_scores.T, anchors[rows])
+        with full_precision(anchors):
+            for rows, own in _anchor_blocks(anchors, prototypes, targets):
+                scores = (anchors[rows] / ctx.temperature) @ prototypes.T
+                by_scores = _score_gradient(scores, targets[own], *gradients)
+                torch.mm(by_scores, prototypes, out=anchor_gradient[rows])
+                prototype_gradient.addmm_(by_scores.T, anchors[rows])
         return anchor_gradient.div_(ctx.temperature), prototype_gradient.div_(ctx.temperature), None, None
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewsight.distributed import gather, rows_before, world_size
 from fewsight.errors import InvalidInput
+from fewsight.objectives.blocks import full_precision
 from fewsight.objectives.info_nce import contrastive_sum, unit_rows
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
@@ -45,7 +46,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     check_positive(temperature=temperature)
     if B < 1:
         raise InvalidInput(f"z1 has shape {list(z1.shape)}; expected at least one image.")
-    with torch.autocast(z1.device.type, enabled=False):
+    with full_precision(z1):
         queries = torch.cat([unit_rows(z1), unit_rows(z2)])
         keys, first = gather(queries), rows_before(queries)
     local = torch.arange(2 * B, device=z1.device)

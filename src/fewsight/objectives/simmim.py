@@ -1,7 +1,7 @@
 """SimMIM: predict raw pixels of masked squares with one linear layer.
 
 Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu: SimMIM: A Simple Framework for Masked Image Modeling (CVPR 2022),
-section 3.4. Masked tokens are replaced in the encoder; the loss is absolute error on masked pixels.
+section 3. Masked tokens are replaced in the encoder; the loss is absolute error on masked pixels.
 
     L = sum(|x - x'| M) / ((sum(M) + 1e-5) C),  M the token mask repeated to pixels
 """

@@ -14,7 +14,7 @@ from fewsight.backbones.features import Features
 from fewsight.classifier import FewShotClassifier
 from fewsight.data.collection import Collection
 from fewsight.data.loading import Outcome
-from fewsight.evaluation.from_support import Threshold
+from fewsight.evaluation.from_support import LabelThresholds
 from fewsight.predictions import Prediction, SupportMatch
 from fewsight.workflows.known_photos import KnownPhotos
 from fewsight.workflows.labelled_photos import LabelledPhotos
@@ -46,7 +46,7 @@ class Judge:
         self.classifier, self.workers, self.batch_size = classifier, workers, batch_size
         self.names = tuple(str(label) for label in classifier.classes_.tolist())
         self.known = None if photos is None else KnownPhotos(photos.collection, classifier.support_vectors())
-        self.misfit: Threshold | None = None if coverage is None else classifier.trust_.misfit(coverage)
+        self.misfit: LabelThresholds | None = None if coverage is None else classifier.trust_.misfit(coverage)
         self._encoder: Encoder = classifier.photo_encoder().ready(classifier.head_)
 
     def rows(self, collection: Collection, cache: FeatureCache) -> Iterator[Prediction]:
@@ -113,7 +113,7 @@ class Judge:
     def _label_set(self, shares: Tensor) -> tuple[str, ...] | None:
         if self.misfit is None:
             return None
-        inside = (1 - shares.double() <= self.misfit.value).tolist()
+        inside = ((1 - shares.double() <= self.misfit.value) | (shares == shares.max())).tolist()
         return tuple(name for name, held in zip(self.names, inside, strict=True) if held)
 
     def _nearest(self, similarity: Tensor, best: int) -> tuple[SupportMatch, ...]:

@@ -1,0 +1,72 @@
+"""`Reading`: what a folder or file of photos was found to hold, and the words for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fewsight.data.collection import Collection
+
+__all__ = ["SPLITS", "Labels", "Layout", "Reading", "counted", "described", "listing"]
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "all": "all"}
+SHOWN = 10  # names in a warning
+
+Layout = Literal["class folders", "csv", "annotations", "flat", "folders", "one photo"]
+Labels = Literal["required", "optional", "none"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found.
+
+    Attributes:
+        collection: the photos.
+        layout: which reading was taken.
+        description: the same in words, with counts.
+        suffixes: photos by suffix in lower case (`.jpeg` counts as `.jpg`).
+        ignored: what was passed over, by kind.
+        warnings: in words.
+        absent: images that a CSV names and that do not exist.
+        unlabelled: photos without a label where labels were required; they are not in the collection.
+    """
+
+    collection: Collection
+    layout: Layout
+    description: str
+    suffixes: dict[str, int]
+    ignored: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+
+
+def described(collection: Collection, layout: Layout, ignored: dict[str, int]) -> str:
+    """One line for people."""
+    parts = [f"{len(collection):,} photos"]
+    if collection.classes:
+        parts[0] += f" of {len(collection.classes):,} classes"
+    if collection.split_names:
+        sizes = Counter(collection.splits.tolist())
+        parts.append(
+            "splits " + ", ".join(f"{name} {sizes[k]:,}" for k, name in enumerate(collection.split_names))
+        )
+    if collection.group_names:
+        parts.append(f"{len(collection.group_names):,} groups")
+    if collection.masks is not None:
+        parts.append(f"{sum(length > 0 for length in collection.masks.lengths().tolist()):,} masks")
+    if ignored:
+        parts.append(f"passed over: {counted(ignored)}")
+    return f"{layout}: {'; '.join(parts)}"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
+def listing(names: Sequence[str]) -> str:
+    """How many, and the first names."""
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names):,} {'photo' if len(names) == 1 else 'photos'} ({shown})"
