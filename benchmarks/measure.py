@@ -37,15 +37,27 @@ def compare(calls: Mapping[str, Callable[[], object]], repetitions: int = 7) -> 
     }
 
 
-def table(costs: Mapping[str, Cost], peer: str, limit_ms: float | None = None) -> str:
-    """Markdown rows: milliseconds, MiB, and both as ratios of the peer's."""
+def table(
+    costs: Mapping[str, Cost], peer: str, *, result_mib: float = 0.0, limit_ms: float | None = None
+) -> str:
+    """A Markdown table: milliseconds and MiB, and how many times the peer takes.
+
+    Args:
+        result_mib: size of what every call returns; memory is also given without it.
+        limit_ms: what the machine could do at best.
+    """
+
+    def beyond(cost: Cost) -> float:
+        return max(0.1, cost.mib - result_mib)
+
     theirs = costs[peer]
-    lines = [
+    lines = ["| | time | peak | faster | leaner | leaner beyond the result |", "|---|---|---|---|---|---|"]
+    lines += [
         f"| {name} | {1e3 * cost.seconds:.1f} ms | {cost.mib:.1f} MiB | {theirs.seconds / cost.seconds:.2f}x "
-        f"| {theirs.mib / max(cost.mib, 0.1):.1f}x |"
+        f"| {theirs.mib / max(cost.mib, 0.1):.1f}x | {beyond(theirs) / beyond(cost):.1f}x |"
         for name, cost in costs.items()
     ]
-    return "\n".join(lines + ([f"| limit of one core | {limit_ms:.0f} ms | | | |"] if limit_ms else []))
+    return "\n".join(lines + ([f"| limit of one core | {limit_ms:.0f} ms | | | | |"] if limit_ms else []))
 
 
 def _measured(call: Callable[[], object]) -> Cost:

@@ -16,8 +16,9 @@ import torch
 
 from fewsight.backbones.architectures import untrained_backbone
 from fewsight.backbones.backbone import Backbone
-from fewsight.backbones.encode import Encoder, agreement
+from fewsight.backbones.encode import Encoder
 from fewsight.backbones.loading import load_backbone
+from fewsight.backbones.precision import agreement
 from fewsight.devices import matrix_precision
 from measure import compare, table
 

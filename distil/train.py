@@ -60,7 +60,7 @@ STAGES = {
     "a": Stage("a", "late", 1200, 1e-3, kept=20),
     "b": Stage("b", "early", 500, 5e-4, 0.2, 5),
     "c": Stage("c", "views", 200, 3e-4, 0.25, -1, sizes=MIXED, decays=False),
-    "d": Stage("d", "views", 360, 3e-4, 2.0, -1, sizes=MIXED, settled=120, relative=True),
+    "d": Stage("d", "views", 300, 3e-4, 2.0, -1, sizes=MIXED, settled=120, relative=True),
 }
 
 

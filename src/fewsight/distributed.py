@@ -67,7 +67,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     flat = torch.cat([piece.flatten() for piece in pieces])
     dist.all_reduce(flat)
     flat /= world_size()
-    for parameter, piece in zip(wanted, flat.split([p.numel() for p in wanted]), strict=True):
+    for parameter, piece in zip(wanted, torch.split(flat, [p.numel() for p in wanted]), strict=True):
         parameter.grad = piece.view_as(parameter).clone()
 
 

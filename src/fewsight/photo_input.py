@@ -84,8 +84,8 @@ def file_names(X: Any, files: Sequence[str] | None, count: int, *, start: int = 
     for index in range(count):
         value = X[index] if named else None
         value = getattr(value, "filename", value)  # of a Pillow image
-        is_path = isinstance(value, (str, os.PathLike)) and bool(value)
-        names.append(display_name(value) if is_path else f"photo {start + index + 1}")
+        path = value if isinstance(value, (str, os.PathLike)) else ""
+        names.append(display_name(path) if path else f"photo {start + index + 1}")
     return names
 
 

@@ -8,9 +8,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fewsight.backbones import encode as module
 from fewsight.backbones.conv4 import Conv4
-from fewsight.backbones.encode import Encoder, at_precision, encode, encode_photos
+from fewsight.backbones.encode import Encoder, encode, encode_photos
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Request
+from fewsight.backbones.precision import at_precision
 from fewsight.backbones.vit import VisionTransformerBackbone
 from fewsight.data.transform import Transform
 from fewsight.errors import FewsightError, InvalidInput
@@ -100,40 +101,12 @@ def test_16_bits_are_close_and_given_as_32(backbone, precision):
     assert next(backbone.parameters()).dtype == torch.float32
 
 
-def test_auto_takes_16_bits_only_where_features_stay_the_same(backbone, monkeypatch):
+def test_auto_goes_by_the_agreement(backbone, monkeypatch):
     monkeypatch.setattr(module, "resolve_precision", lambda *_: torch.bfloat16)
     assert Encoder(backbone).dtype == torch.bfloat16
-    assert 0.999 < module.agreement(backbone, at_precision(backbone, torch.bfloat16, torch.device("cpu"))) < 1
-    monkeypatch.setattr(module, "AGREEMENT", 1.1)
+    monkeypatch.setattr(module, "agrees", lambda *_: False)
     assert Encoder(backbone).dtype == torch.float32
     assert Encoder(backbone, precision="bf16").dtype == torch.bfloat16  # asked for outright
-    monkeypatch.setattr(module, "AGREEMENT", 0.999)
-
-    def refuse(network, images, *_):
-        raise RuntimeError(f"expected scalar type Float but found {images.dtype}")
-
-    half = module.at_precision(backbone, torch.bfloat16, torch.device("cpu"))
-    half.features = refuse.__get__(half)
-    monkeypatch.setattr(module, "at_precision", lambda b, dtype, _: b if dtype == torch.float32 else half)
-    assert Encoder(backbone).dtype == torch.float32
-
-
-def test_a_copy_is_made_only_where_it_is_needed(backbone):
-    cpu = torch.device("cpu")
-    assert at_precision(backbone, torch.float32, cpu) is backbone
-    half = at_precision(backbone, torch.float16, cpu)
-    assert half is not backbone
-    assert at_precision(half, torch.float16, cpu) is half
-
-
-def test_convolutions_have_their_channels_last():
-    network = Conv4(8).eval()
-    copied = at_precision(network, torch.float32, torch.device("cpu"))
-    assert copied.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert network.blocks[1][0].weight.is_contiguous()
-    images = torch.randn(2, 3, 28, 28)
-    torch.testing.assert_close(copied(images), network(images), rtol=1e-5, atol=1e-5)
-    assert encode(network, [images], precision="fp32").patches.shape == (2, 1, 1, 8)
 
 
 @pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
@@ -246,7 +219,7 @@ def test_tensors_are_cached_by_content(backbone, tmp_path, monkeypatch):
 def test_changed_weights_are_encoded_again(backbone, tmp_path, monkeypatch, photos):
     with FeatureCache(tmp_path / "c") as cache:
         list(encode_photos(Encoder(backbone, precision="fp32"), photos, cache=cache))
-        changed = module.at_precision(backbone, torch.float64, torch.device("cpu")).float()
+        changed = at_precision(backbone, torch.float64, torch.device("cpu")).float()
         with torch.no_grad():
             changed.model.norm.bias += 1
         (batch,) = encode_photos(Encoder(changed, precision="fp32"), photos, cache=cache)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewsight.backbones.features import Request
-from fewsight.backbones.resnet import _blocks, _convolve, _pool, basic_block, resnet34
+from fewsight.backbones.resnet import _convolve, _pool, basic_block, resnet34
 from fewsight.errors import InvalidInput
 
 
@@ -97,15 +97,19 @@ def test_support_moments_reach_every_layer(net):
         torch.testing.assert_close(queries.patches, net.features(query).patches, rtol=1e-4, atol=1e-4)
 
 
-def test_dilations_follow_the_output_stride():
-    def layers(stride):
-        return [
-            (b.conv1.stride[0], b.conv1.dilation[0], b.conv2.dilation[0])
-            for b in _blocks(stride, True, "same")
-        ]
+def test_last_stage_dilates_in_place_of_its_stride(net):
+    layers = [(b.conv1.stride[0], b.conv1.dilation[0], b.conv2.dilation[0]) for b in net.blocks]
+    assert layers[13:] == [(1, 1, 2), (1, 2, 2), (1, 2, 2)]
+    assert layers[:3] == [(1, 1, 1)] * 3
+    assert [layer[0] for layer in layers].count(2) == 2
 
-    assert layers(16)[13:] == [(1, 1, 2), (1, 2, 2), (1, 2, 2)]
-    assert layers(32)[13:] == [(2, 1, 1), (1, 1, 1), (1, 1, 1)]
+
+def test_weights_start_as_published(net):
+    weights = torch.cat([block.conv1.weight.detach().flatten() for block in net.blocks])
+    assert weights.abs().max() <= 0.2
+    assert weights.std().item() == pytest.approx(
+        0.088, rel=0.01
+    )  # of a normal of sd 0.1 cut at two deviations
 
 
 def test_errors(net):

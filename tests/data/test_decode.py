@@ -230,6 +230,12 @@ def test_the_first_of_several_frames(kind, picture, encoded):
     assert numpy.abs(decoded.image - first).max() == 0
 
 
+def test_pages_are_counted_up_to_a_bound(encoded):
+    page = Image.new("L", (8, 8))
+    content = encoded(page, "TIFF", save_all=True, append_images=[page] * 120)
+    assert decode_bytes(content).notes == ("first of 100 or more frames",)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (20000, 20)])
 def test_odd_aspects_are_flagged(size, encoded):
     decoded = decode_bytes(encoded(Image.new("RGB", size, "red"), "PNG"))
@@ -237,6 +243,7 @@ def test_odd_aspects_are_flagged(size, encoded):
 
 
 def test_too_many_pixels_are_refused_before_decoding(encoded):
+    assert reason(png_header(20000, 20000)[:33])[0] == "refused"  # nothing but the header
     status, note = reason(png_header(20000, 20000))
     assert status == "refused"
     assert note.startswith("too many pixels: 20000 x 20000")

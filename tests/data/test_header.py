@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewsight.data.header import exif_orientation, webp_size
+from fewsight.data.header import claimed_size, exif_orientation, webp_size
 
 
 def block(order: str, *entries: tuple[int, int, int]) -> bytes:
@@ -50,6 +51,19 @@ def test_any_block_gives_an_orientation(exif):
 def test_any_webp_header_gives_a_size_or_none(content):
     size = webp_size(content)
     assert size is None or len(size) == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WebP"])
+def test_claimed_sizes(kind, picture, encoded):
+    content = encoded(picture(), kind.upper())
+    assert claimed_size(kind, content) == (128, 96)
+    assert claimed_size(kind, content[:12]) is None or kind == "GIF"
+
+
+@given(st.sampled_from(["PNG", "GIF", "BMP", "WebP", "TIFF", "JPEG"]), st.binary(max_size=40))
+def test_any_header_claims_a_size_or_none(kind, content):
+    size = claimed_size(kind, content)
+    assert size is None or min(size) >= 0
 
 
 def test_webp_sizes(encoded, picture):

@@ -1,9 +1,11 @@
 """The label-aware contrastive loss: plain loops as oracle, closed values, invariants, blocks, extremes, errors."""
 
 import math
+import multiprocessing
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from fewsight.errors import InvalidInput
@@ -177,6 +179,50 @@ def test_own_anchors_of_two_processes_add_up_to_the_whole():
     total.backward()
     torch.testing.assert_close(total, loss, rtol=1e-12, atol=0)
     torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-10, atol=1e-14)
+
+
+SETTINGS = [
+    {},
+    {"variant": "in", "anchors": "first"},
+    {"hard_negative_beta": 1.0, "singletons": "zero", "base_temperature": 0.07},
+    {"labels": None, "normalize": True},
+]
+SHARES = (slice(0, 2), slice(2, 6))  # images of each rank: unequal
+
+
+def run_settings(rows):
+    results = []
+    for settings in SETTINGS:
+        x = views(unit=False)[rows].requires_grad_()
+        labels = LABELS[rows] if "labels" not in settings else None
+        loss = label_contrastive_loss(x, **{"labels": labels, **settings})
+        loss.backward()
+        results.append((loss.detach(), x.grad))
+    return results
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(run_settings(SHARES[rank]), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=work, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for whole, one, other in zip(run_settings(slice(None)), first, second, strict=True):
+        torch.testing.assert_close((one[0] + other[0]) / 2, whole[0], rtol=1e-10, atol=0)
+        # Each rank's rows: their gradient of the mean over ranks.
+        torch.testing.assert_close(torch.cat([one[1], other[1]]) / 2, whole[1], rtol=1e-9, atol=1e-12)
 
 
 def test_input_is_not_changed():

@@ -171,7 +171,10 @@ def test_truth_and_sorting(folders: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_coverage_gives_label_sets(folders: tuple[Path, Path], tmp_path: Path) -> None:
     run = predict(*folders, tmp_path / "run", coverage=0.8, **SETTINGS)  # type: ignore[arg-type]
-    assert all(row.label in (row.label_set or ()) for row in run.rows)
+    for row in run.rows:  # a set is what lies above a bar, so it holds the best label or nothing
+        assert row.label_set is not None
+        assert not row.label_set or row.label in row.label_set
+    assert any(row.label_set for row in run.rows)
 
 
 def test_input_that_cannot_work_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -192,8 +195,12 @@ def test_one_class_and_one_shot(tmp_path: Path, shots: int) -> None:
     pile = write_pile(tmp_path / "pile")
     run = predict(support, pile, tmp_path / "run", reject=0.25, **SETTINGS)  # type: ignore[arg-type]
     assert {row.label for row in run.rows} == {"dots"}
-    rejected = {row.file.split("-")[0] for row in run.rows if row.status == "rejected"}
-    assert rejected == (set() if shots == 1 else {"stripes", "plain"})
+    rejected = [row.file.split("-")[0] for row in run.rows if row.status == "rejected"]
+    if shots == 1:  # nothing is promised, so nothing is rejected
+        assert not rejected
+    else:
+        assert rejected.count("stripes") == rejected.count("plain") == 4
+        assert rejected.count("dots") < 4
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

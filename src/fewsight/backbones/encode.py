@@ -9,30 +9,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.feature_cache import FeatureCache, fingerprint, image_digest
 from fewsight.backbones.features import Features, Request, concatenate, pool
+from fewsight.backbones.precision import agrees, at_precision, evaluating
 from fewsight.data.collection import Collection
 from fewsight.data.loading import LoadedBatch, Outcome, photos
 from fewsight.devices import default_batch_size, resolve_device, resolve_precision
 from fewsight.errors import FewsightError, InvalidInput
 from fewsight.progress import say
-from fewsight.seeding import torch_generator
 
-__all__ = ["EncodedBatch", "Encoder", "at_precision", "encode", "encode_photos"]
+__all__ = ["EncodedBatch", "Encoder", "encode", "encode_photos"]
 
-AGREEMENT = 0.999  # cosine to 32-bit features below which `auto` does not take 16 bits
 NAME_NOTE = "name is not UTF-8"  # the part of a note that belongs to the name, not to the content
 
 
@@ -51,61 +47,6 @@ class EncodedBatch:
     features: Features
     outcomes: tuple[Outcome, ...]
     encoded: int
-
-
-def agreement(backbone: Backbone, other: Backbone) -> float:
-    """The lowest cosine between the features of two number formats, over class tokens and patches on average.
-
-    Looks at two made pictures, soft shapes with some noise, that are always the same.
-    """
-    height, width = backbone.image_size
-    generator = torch_generator(0, "agreement")
-    coarse = torch.randn(2, 3, 7, 7, generator=generator)
-    shapes = F.interpolate(coarse, size=(height, width), mode="bicubic")
-    images = shapes + 0.1 * torch.randn(shapes.shape, generator=generator)
-    tokens = []
-    for network in (backbone, other):
-        parameter = next(network.parameters())
-        with _evaluating(network), torch.no_grad():
-            features = network.features(images.to(parameter)).to("cpu", torch.float32)
-        tokens.append([part for part in features[:2] if part is not None])
-    cosines = [F.cosine_similarity(one, two, dim=-1) for one, two in zip(*tokens, strict=True)]
-    return min(
-        float(cosine.flatten(1).mean(1).min() if cosine.ndim > 1 else cosine.min()) for cosine in cosines
-    )
-
-
-def _agrees(exact: Backbone, other: Backbone) -> bool:
-    """Whether a network in 16 bits runs, and says the same."""
-    try:
-        return agreement(exact, other) >= AGREEMENT
-    except RuntimeError:  # an operation of this network has no 16-bit form on this device
-        return False
-
-
-@contextlib.contextmanager
-def _evaluating(network: Backbone) -> Iterator[Backbone]:
-    training = network.training
-    network.eval()
-    try:
-        yield network
-    finally:
-        network.train(training)
-
-
-def at_precision(backbone: Backbone, dtype: torch.dtype, device: torch.device) -> Backbone:
-    """The backbone itself if it has this number format and device, else a copy that has.
-
-    Networks of convolutions are copied with their channels last, which processors take in 1.1 to 1.3 times faster
-    (2.5 to 3 times in 16 bits).
-    """
-    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in backbone.modules())
-    parameters = [p for p in backbone.parameters() if p.is_floating_point()]
-    as_it_is = all(p.dtype == dtype and p.device == device for p in parameters)
-    if convolutions < 2:  # a vision transformer has one, which cuts the patches
-        return backbone if as_it_is else copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
-    moved = copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
-    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Encoder:
@@ -144,14 +85,14 @@ class Encoder:
         self._network = at_precision(backbone, self.dtype, self.device)
         if precision == "auto" and self.dtype != torch.float32:
             exact = at_precision(backbone, torch.float32, self.device)
-            if not _agrees(exact, self._network):
+            if not agrees(exact, self._network):
                 self.dtype, self._network = torch.float32, exact
         self._key: str | None = None
 
     @property
     def caches(self) -> bool:
         """Whether features of an image depend on that image alone, so that they may be kept."""
-        with _evaluating(self._network) as network:
+        with evaluating(self._network) as network:
             return not network.couples_images
 
     def key(self, digest: str) -> str:
@@ -202,7 +143,7 @@ class Encoder:
         )
 
     def _forward(self, images: Tensor) -> Features:
-        with _evaluating(self._network) as network, torch.no_grad():
+        with evaluating(self._network) as network, torch.no_grad():
             features = network.features(images.to(self.device, self.dtype), self.request)
         features = features.map(lambda tensor: tensor.to("cpu", torch.float32))
         if self.vectors:

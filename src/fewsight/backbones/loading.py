@@ -119,6 +119,7 @@ def _looks_like_path(name: str) -> bool:
 def _from_name(name: str) -> Backbone:
     known = find(name)
     if known is not None and known.kind == "untrained":
+        say(f"{name} has random weights: it is for training, its features say nothing yet.", once=True)
         return untrained_backbone(name)
     if known is not None and name != known.target:
         say(f"{name} is {known.target}; weights: {_in_words(known.licence)}.", once=True)

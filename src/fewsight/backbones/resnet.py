@@ -151,6 +151,9 @@ class _Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(channels_in, channels_out, kernel, stride, dilation=dilation, bias=False)
         self.padding_rule = padding_rule
+
+    def reset_parameters(self) -> None:
+        """A truncated normal of sd 0.1, cut at two deviations."""
         nn.init.trunc_normal_(self.weight, std=0.1, a=-0.2, b=0.2)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from PIL import (
 )
 
 from fewsight.data.damage import WatchedBytes, grey_tail, jpeg_damage, scan_jpeg
-from fewsight.data.header import exif_orientation, grey_bits, webp_size
+from fewsight.data.header import claimed_size, exif_orientation, grey_bits
 from fewsight.data.pixels import Pixels, rgb_pixels
 from fewsight.data.signatures import CAMERA_RAW_SUFFIXES, FORMATS, HEAD_BYTES, Format, detect_format
 from fewsight.data.source import read_bytes
@@ -46,6 +46,7 @@ __all__ = ["MAX_PIXELS", "Decoded", "Source", "decode", "decode_bytes", "decode_
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error: a quarter of 2 GiB at 3 bytes a pixel
 ODD_ASPECT = 16  # longer over shorter side
 TINY_SIDE = 4  # pixels
+MAX_PAGES = 100  # counted in a TIFF
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves this many times the pixels needed a side.
 REDUCING_GAP = 1.5
 
@@ -149,8 +150,7 @@ def decode_raw(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     kind = detect_format(content[:HEAD_BYTES])
 
     def load() -> Image.Image:
-        if kind == "WebP":
-            _check_size(webp_size(content), max_pixels)
+        _check_size(claimed_size(kind, content), max_pixels)
         image = _PLUGINS[kind](io.BytesIO(content))
         _check_size(image.size, max_pixels)
         image.load()
@@ -181,8 +181,7 @@ def _guarded(work: Callable[[], T]) -> T:
 def _decode_format(kind: Format, content: bytes, needed: tuple[int, int] | None, max_pixels: int) -> Decoded:
     if kind == "JPEG":
         return _decode_jpeg(content, needed, max_pixels)
-    if kind == "WebP":  # its plugin allocates two canvases as soon as it is made
-        _check_size(webp_size(content), max_pixels)
+    _check_size(claimed_size(kind, content), max_pixels)
     image = _PLUGINS[kind](io.BytesIO(content))
     _check_size(image.size, max_pixels)
     # Pillow turns a TIFF itself while loading
@@ -262,9 +261,20 @@ def _frame_note(image: ImageFile.ImageFile) -> tuple[str, ...]:
     if not getattr(image, "is_animated", False):
         return ()
     try:
-        return (f"first of {getattr(image, 'n_frames', 'several')} frames",)
+        frames = _pages(image) if image.format == "TIFF" else str(getattr(image, "n_frames", "several"))
     except Exception:  # a damaged later frame; the first was decoded
-        return ("first of several frames",)
+        frames = "several"
+    return (f"first of {frames} frames",)
+
+
+def _pages(image: ImageFile.ImageFile) -> str:
+    """Pages of a TIFF, counted up to a bound: a small file can hold, or claim, a million."""
+    for page in range(1, MAX_PAGES):
+        try:
+            image.seek(page)
+        except EOFError:
+            return str(page)
+    return f"{MAX_PAGES} or more"
 
 
 def _complaint(error: Exception) -> str:

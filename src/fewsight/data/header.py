@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-__all__ = ["exif_orientation", "grey_bits", "webp_size"]
+__all__ = ["claimed_size", "exif_orientation", "grey_bits", "webp_size"]
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -36,6 +36,21 @@ def exif_orientation(exif: Any) -> int:
     except struct.error:
         pass
     return 1
+
+
+def claimed_size(kind: str, content: bytes) -> tuple[int, int] | None:
+    """Width and height that the first bytes claim, read before any plugin sees them; None where they claim none.
+
+    A file may hold nothing but such a header; and Pillow's WebP plugin allocates the canvas as soon as it is made.
+    """
+    if kind == "PNG" and content[12:16] == b"IHDR" and len(content) >= 24:
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    if kind == "GIF" and len(content) >= 10:
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    if kind == "BMP" and len(content) >= 26 and int.from_bytes(content[14:18], "little") >= 40:
+        width, height = struct.unpack_from("<ii", content, 18)
+        return abs(width), abs(height)  # a negative height: rows from the top
+    return webp_size(content) if kind == "WebP" else None
 
 
 def webp_size(content: bytes) -> tuple[int, int] | None:

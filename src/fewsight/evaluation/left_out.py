@@ -17,7 +17,7 @@ from fewsight.heads.head import Head, Support
 
 __all__ = ["balanced_scores", "left_out_scores"]
 
-MOST_FOLDS = 20  # larger classes leave out a twentieth at a time
+MOST_FOLDS = 10  # larger classes leave out a tenth at a time
 
 
 def left_out_scores(head: Head, support: Support, groups: Sequence[object] | None = None) -> Tensor:
@@ -52,7 +52,7 @@ def left_out_scores(head: Head, support: Support, groups: Sequence[object] | Non
 def balanced_scores(head: Head, support: Support, groups: Sequence[object] | None = None) -> Tensor:
     """Scores of every support photo under the head without it and without one photo of each other class.
 
-    Classes of more than 20 photos leave out a twentieth. A photo (or group) that is all its class has is never left
+    Classes of more than ten photos leave out a tenth. A photo (or group) that is all its class has is never left
     out as a rival; its own row is scored without it alone.
 
     Args:

@@ -3,7 +3,8 @@ Weakly-Supervised Few-Shot Classification and Segmentation", CVPR 2023) and of i
 
     loss = 0.1 · CE(class logits, presence) + CE(mask logits at image size, target)
 
-Both are means: over the batch, and over batch and pixels. An absent class trains an empty target.
+Both are means: over the batch, and over batch and pixels. An absent class trains an empty target. Training is
+1-way 1-shot on a frozen backbone: pairs of a support image of a class and a query that may or may not have it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.features import Features, Request
 from fewsight.errors import InvalidInput
+from fewsight.heads.correlation_head import CorrelationHead
+from fewsight.heads.pseudo_masks import attention_prior, cst_pseudo_masks
+from fewsight.objectives.objective import Batch, Objective, Sampling, Terms
 from fewsight.shapes import check_shapes
 
-__all__ = ["CSTLoss", "cst_loss", "enhancer_loss"]
+__all__ = ["CST", "CSTLoss", "cst_loss", "enhancer_loss"]
+
+SUPPORT, QUERY = 0, 1  # `Batch.roles`
+VOID = 255
 
 
 class CSTLoss(NamedTuple):
@@ -94,6 +103,105 @@ def enhancer_loss(enhanced: Tensor, target: Tensor) -> Tensor:
             raise InvalidInput(f"{name} holds values outside [0, 1]; expected probabilities.")
     enhanced = _wide(enhanced)
     return F.binary_cross_entropy(enhanced, target.to(enhanced.dtype))
+
+
+class CST(Objective):
+    """Trains the CST head on pairs; the backbone is frozen and in evaluation mode.
+
+    A batch holds as many supports (role 0) as queries (role 1); the i-th support and the i-th query are a pair.
+    `labels` bool [2B, 1] says whether an image has the class of its pair (supports have it). `masks` [2B, H, W]
+    holds 1 = that class, 0 = background, 255 = not known; an image that is 255 throughout has no mask, and
+    `masks` None means that none has: each image is supervised by what it has. Void pixels of a given mask count
+    as background, as published.
+
+    Where a query has no mask its target is a pseudo-mask from the support's class query and the query's keys:
+    the patches that hold 60 % of this attention in most heads, or the published rule where the head was made for
+    it; empty if the class is absent.
+    """
+
+    sampling: Sampling = "episodes"
+
+    def __init__(self, backbone: Backbone, head: CorrelationHead, *, class_weight: float = 0.1) -> None:
+        super().__init__()
+        self.encoder, self.head, self.class_weight = backbone.requires_grad_(False), head, class_weight
+        self.request = head.request.joined(Request(keys=True, class_query=True))
+        self._exact = torch.zeros(())
+
+    def backbone(self) -> nn.Module:
+        """The frozen encoder."""
+        return self.encoder
+
+    def train(self, mode: bool = True) -> CST:
+        """Training mode for the head alone."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Terms:
+        """`class` (weighted) and `mask` losses of the pairs.
+
+        Raises:
+            InvalidInput: labels or roles are missing, or supports and queries are not as many.
+        """
+        if batch.labels is None or batch.roles is None:
+            raise InvalidInput("CST needs labels and roles; make batches of pairs.")
+        is_query = batch.roles == QUERY
+        supports, queries = self._encode(batch, is_query)
+        if supports.num_images != queries.num_images:
+            raise InvalidInput(f"roles has {supports.num_images} supports and {queries.num_images} queries.")
+        present = batch.labels[is_query].bool().flatten()
+        given = (None, None) if batch.masks is None else (batch.masks[~is_query], batch.masks[is_query])
+        with torch.no_grad():
+            support_mask = _completed(given[0], self.head.guess_masks(supports))
+            target = _completed(given[1], self._query_masks(supports, queries, present))
+        assert target is not None
+        class_logits, mask_logits = self.head(queries, supports, support_mask)
+        self._exact = ((class_logits[:, 1] > class_logits[:, 0]) == present).float().mean().detach()
+        size = (target.shape[1], target.shape[2])
+        found = cst_loss(class_logits, mask_logits, present, target, size=size)
+        return Terms({"class": found.class_loss, "mask": found.mask_loss}, {"class": self.class_weight})
+
+    def _encode(self, batch: Batch, is_query: Tensor) -> tuple[Features, Features]:
+        if batch.features is not None:
+            return batch.features.rows(~is_query), batch.features.rows(is_query)
+        images = batch.images[0]
+        with torch.no_grad():
+            return self.encoder.encode_episode(images[~is_query], images[is_query], self.request)
+
+    def _query_masks(self, supports: Features, queries: Features, present: Tensor) -> Tensor:
+        """Pseudo-masks of queries, bool [B, h, w] at patch resolution (published: as large as it prescribes)."""
+        query, keys = supports.class_query, queries.keys
+        if query is None or keys is None or supports.keys is None:
+            raise InvalidInput(
+                "the features hold no keys and class query; ask with the objective's `request`."
+            )
+        if self.head.pseudo_masks == "published":
+            return cst_pseudo_masks(query, supports.keys, keys, present, size=(400, 400)).query_mask
+        logits = torch.einsum("bnd,bnhwd->bnhw", query, keys) / query.shape[-1] ** 0.5
+        attention = logits.flatten(2).softmax(-1).view_as(logits)
+        return (attention_prior(attention) >= 0.5) & present[:, None, None]
+
+    def watched(self) -> dict[str, Tensor]:
+        """Share of pairs whose presence was right in the last batch."""
+        return {"exact_ratio": self._exact}
+
+
+def _completed(given: Tensor | None, guessed: Tensor | None) -> Tensor | None:
+    """Given masks, with guesses (nearest resampling) where an image has none; bool [B, H, W].
+
+    No guess and no mask: everything is seen.
+    """
+    if given is None:
+        return guessed
+    without = (given == VOID).flatten(1).all(1)
+    masks = (given != VOID) & (given != 0)
+    if not bool(without.any()):
+        return masks
+    if guessed is None:
+        other = torch.ones_like(masks)
+    else:
+        other = F.interpolate(guessed[:, None].float(), size=masks.shape[1:])[:, 0] > 0.5
+    return torch.where(without[:, None, None], other, masks)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ Hard negatives (Joshua Robinson et al., ICLR 2021, arXiv 2010.04592, tau_plus = 
 Value and gradient come from one sweep over blocks of anchors; no M x M matrix exists. The positives of L_out need
 sums over classes alone.
 
+On several processes every rank holds its own images; all are gathered into one contrast set, and the mean of the ranks'
+losses is the loss of one process. The authors' code contrasts each GPU's images with one another only.
+
 Differs from the authors' code: the vector itself is left out before the maximum is taken (theirs underflows to NaN for
 vectors that are not of unit length); anchors without a positive leave the mean unless `singletons="zero"`.
 """
@@ -29,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewsight.distributed import gather, global_rows, rows_before
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
 
@@ -85,21 +89,24 @@ def label_contrastive_loss(
     ):
         if word not in words:
             raise InvalidInput(f"{name} is {word!r}; expected {words[0]!r} or {words[1]!r}.")
-    vectors = features.reshape(N * V, D).to(torch.promote_types(features.dtype, torch.float32))
-    vectors = F.normalize(vectors, dim=1, eps=1e-12) if normalize else vectors
-    classes = _classes(labels, N, features.device).repeat_interleave(V)  # [M], image after image
+    own = features.reshape(N * V, D).to(torch.promote_types(features.dtype, torch.float32))
+    own = F.normalize(own, dim=1, eps=1e-12) if normalize else own
+    classes = _classes(labels, features).repeat_interleave(V)  # [N V], image after image
+    step = V if anchors == "first" else 1
     losses = anchor_losses(
-        vectors,
-        classes,
-        torch.arange(0, N * V, V if anchors == "first" else 1, device=features.device),
+        gather(own),
+        gather(classes),
+        rows_before(own) + torch.arange(0, N * V, step, device=features.device),
         temperature=temperature,
         variant=variant,
         hard_negative_beta=hard_negative_beta,
         gradient_dtype=gradient_dtype,
     )
-    count = losses.counted if singletons == "skip" else losses.anchors
+    count = global_rows(losses.counted if singletons == "skip" else losses.anchors, features.device)
     factor = 1.0 if base_temperature is None else temperature / base_temperature
-    return losses.total * (factor / max(count, 1))
+    return losses.total * (
+        factor / (float(count) or 1.0)
+    )  # a number: single precision would round the factor
 
 
 class AnchorLosses(NamedTuple):
@@ -122,8 +129,7 @@ def anchor_losses(
 ) -> AnchorLosses:
     """Sum of the losses of some anchors against the whole contrast set.
 
-    For training on W processes: gather vectors differentiably, pass the own rows as `anchors`, and take
-    W * total / (counted over all processes), so that averaged gradients are those of one process.
+    On several processes each takes its own rows as anchors against the vectors of all.
 
     Args:
         vectors: the contrast set `[M, D]`, float32 or float64.
@@ -249,10 +255,11 @@ def _block_rows(vectors: Tensor) -> int:
     return max(64, int(rows)) if vectors.device.type == "cpu" else 2048
 
 
-def _classes(labels: Tensor | None, images: int, device: torch.device) -> Tensor:
-    """Class ids `[N]`; every image its own class without labels."""
+def _classes(labels: Tensor | None, features: Tensor) -> Tensor:
+    """Class ids `[N]`; without labels every image of all processes is its own class."""
+    images, device = len(features), features.device
     if labels is None:
-        return torch.arange(images, device=device)
+        return rows_before(features) + torch.arange(images, device=device)
     if tuple(labels.shape) != (images,):
         raise InvalidInput(
             f"labels have shape {list(labels.shape)}; expected [{images}], one for each image."

@@ -292,7 +292,8 @@ class _Run:
         stream = encode_photos(self.encoder, chosen, batch_size=self.batch_size, workers=self.workers)
         with Progress("embedding", done + len(chosen), done=done) as bar:
             for number in left:
-                features, rows = [torch.empty(0, self.width)], []
+                features: list[Tensor] = [torch.empty(0, self.width)]
+                rows: list[PhotoRow] = []
                 while len(rows) < self._length(number):
                     batch = next(stream)
                     rows += self._rows(batch, chosen, sum(map(len, features)))

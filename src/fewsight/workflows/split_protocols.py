@@ -1,0 +1,185 @@
+"""The protocols of `fewsight evaluate` that learn from one part of the data and judge on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from fewsight.errors import InvalidInput
+from fewsight.evaluation.intervals import Comparison, Interval, compare, proportion_interval
+from fewsight.protocols.low_shot import METHODS, evaluate_low_shot
+from fewsight.protocols.multi_label import evaluate_multi_label
+from fewsight.protocols.neighbours import evaluate_neighbours
+from fewsight.workflows.encoded_data import EncodedData, vectors_of
+from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.train_and_test import TrainAndTest, train_and_test
+
+__all__ = ["SPLIT_PROTOCOLS", "evaluate_splits"]
+
+SWEPT = 20_000  # labelled photos times classes up to which penalties are swept: about a minute on one processor
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One measure; `values` are its parts (draws or photos), for pairs, None where it has none."""
+
+    metric: str
+    value: Interval
+    values: NDArray[numpy.float64] | None = None
+    way: int | None = None
+    shot: int | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a protocol found, in the same order for every backbone."""
+
+    figures: list[_Figure]
+    recalls: dict[str, float]
+    remarks: list[str]
+    unit: str
+
+
+def evaluate_splits(
+    protocol: str,
+    dataset: str,
+    encoded: EncodedData,
+    names: tuple[str, str],
+    rival: EncodedData | None = None,
+    *,
+    group_by: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Run one of `SPLIT_PROTOCOLS`.
+
+    Args:
+        dataset: its name, for the results.
+        names: of the two backbones.
+        rival: the same photos through another backbone: compared pair by pair.
+        group_by: a group never stands on both sides.
+        seed: of everything drawn.
+
+    Raises:
+        InvalidInput: the data does not allow the protocol; the message says what is missing.
+    """
+    sides = train_and_test(encoded.collection, groups_of(encoded.collection, group_by), seed=seed)
+    found = SPLIT_PROTOCOLS[protocol](encoded, sides, seed)
+    results = [_result(dataset, figure) for figure in found.figures]
+    comparisons: dict[str, Comparison] = {}
+    if rival is not None:
+        other = SPLIT_PROTOCOLS[protocol](rival, sides, seed)
+        for figure, second in zip(found.figures, other.figures, strict=True):
+            result = _result(dataset, second, f" of {names[1]}")
+            results.append(result)
+            if figure.values is not None and second.values is not None:
+                comparisons[_words(figure)] = compare(
+                    figure.values, second.values, names=names, unit=found.unit
+                )
+    remarks = (*encoded.remarks, *sides.remarks, *found.remarks)
+    return Evaluation(protocol, None, tuple(results), comparisons, found.recalls, remarks)
+
+
+def _result(dataset: str, figure: _Figure, of: str = "") -> Result:
+    return Result(dataset, figure.way, figure.shot, figure.metric + of, figure.value)
+
+
+def _words(figure: _Figure) -> str:
+    return figure.metric if figure.shot is None else f"{figure.shot} a class, {figure.metric}"
+
+
+def _single_label(
+    encoded: EncodedData, sides: TrainAndTest
+) -> tuple[tuple[torch.Tensor, ...], NDArray[numpy.int64], list[str]]:
+    """Training and test features with labels, the rows of the test, and what was left out."""
+    targets, remarks = encoded.collection.targets(), []
+    known = numpy.isin(targets[sides.test], targets[sides.train])
+    if not known.all():
+        remarks.append(f"{(~known).sum()} test photos left out: no photo of their class to learn from.")
+    vectors, test = vectors_of(encoded.features), sides.test[known]
+    parts = (vectors[sides.train], torch.from_numpy(targets[sides.train]), vectors[test])
+    return (*parts, torch.from_numpy(targets[test])), test, remarks
+
+
+def _low_shot(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found:
+    (train, labels, test, truth), _, remarks = _single_label(encoded, sides)
+    way, counts = len(labels.unique()), labels.unique(return_counts=True)[1]
+    smallest, methods = int(counts.min()), METHODS
+    absent = [shot for shot in (1, 2, 5) if shot > smallest]
+    if absent:
+        remarks.append(
+            f"{' and '.join(map(str, absent))} photos a class are left out: a class has {smallest} to learn from."
+        )
+    if max(5 * way, len(labels) // 10) * way > SWEPT:
+        methods = (METHODS[0], METHODS[2])
+        remarks.append(f"The sweep of penalties is left out: {way} classes would take it hours.")
+    figures = []
+    for found in evaluate_low_shot(train, labels, test, truth, seed=seed, methods=methods):
+        amount = "" if found.share is None else f", {100 * found.share:g} % of the labels"
+        figures.append(
+            _Figure(
+                f"accuracy, {found.method}{amount}",
+                found.accuracy,
+                found.accuracies,
+                None if found.per_class is None else way,
+                found.per_class,
+            )
+        )
+    return _Found(figures, {}, remarks, "draws")
+
+
+def _knn(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found:
+    (train, labels, test, truth), _, remarks = _single_label(encoded, sides)
+    figures, recalls = [], {}
+    for k, right in evaluate_neighbours(train, labels, test, truth).items():
+        value = proportion_interval(int(right.sum()), len(right))
+        figures.append(_Figure(f"accuracy, k-NN with k = {k}", value, right.double().numpy()))
+        recalls = {
+            encoded.collection.classes[name]: float(right[truth == name].double().mean())
+            for name in truth.unique().tolist()
+        }
+    if len(figures) > 1:
+        remarks.append("The published tables mostly use k = 20; a k chosen on these figures is no fair one.")
+    return _Found(figures, recalls, remarks, "photos")
+
+
+def _multi_label(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found:
+    vectors, membership = vectors_of(encoded.features), torch.from_numpy(encoded.collection.membership())
+    found = evaluate_multi_label(
+        vectors[sides.train], membership[sides.train], vectors[sides.test], membership[sides.test], seed=seed
+    )
+    remarks, classes = [], encoded.collection.classes
+    names = [name for name, judged in zip(classes, found.judged.tolist(), strict=True) if judged]
+    if len(names) < len(classes):
+        remarks.append(
+            f"{len(classes) - len(names)} of {len(classes)} classes left out: in none or in all of the photos to learn from."
+        )
+    empty = int(found.average_precisions.isnan().sum())
+    if empty:
+        remarks.append(f"{empty} classes are in no test photo; mAP is the mean over the other {len(names) - empty}.")
+    figures = [_Figure(metric, value) for metric, value in found.figures.items()]
+    return _Found(figures, {}, remarks, "photos")
+
+
+SPLIT_PROTOCOLS: dict[str, Callable[[EncodedData, TrainAndTest, int], _Found]] = {
+    "low-shot": _low_shot,
+    "knn": _knn,
+    "multi-label": _multi_label,
+}
+
+
+def check_rival(protocol: str) -> None:
+    """Whether a second backbone can be compared pair by pair.
+
+    Raises:
+        InvalidInput: the protocol's figures belong to the whole test set.
+    """
+    if protocol == "multi-label":
+        raise InvalidInput(
+            "multi-label figures belong to the whole test set and have no pairs: run `fewsight evaluate` once for each "
+            "backbone."
+        )
