@@ -23,7 +23,7 @@ from torch import Tensor
 from fewsight.backbones.bundled import BundledBackbone, load_bundled
 from fewsight.backbones.features import Features, Request
 
-SIZE = 320
+SIZE = 192
 REQUEST = Request(attention=True, keys=True, class_query=True)
 TEACHER = "mobilenetv2_imagenet.safetensors"
 
@@ -54,11 +54,13 @@ def load(read: ModuleType, name: str, size: int = SIZE, stride: int = 16) -> Mas
 
 def roc_areas(scores: Tensor, objects: Tensor) -> Tensor:
     """Area under the ROC curve of each row, ties counted half: scores and objects `[N, P]`, result `[N]`."""
-    greater = (scores[:, :, None] > scores[:, None, :]).float() + 0.5 * (
-        scores[:, :, None] == scores[:, None, :]
-    )
+    return torch.cat([_roc_area(s, o) for s, o in zip(scores.split(32), objects.split(32), strict=True)])
+
+
+def _roc_area(scores: Tensor, objects: Tensor) -> Tensor:
+    above = (scores[:, :, None] - scores[:, None, :]).sign().add_(1).div_(2)  # 1 above, 0.5 equal, 0 below
     pairs = objects[:, :, None] & ~objects[:, None, :]
-    return (greater * pairs).sum((1, 2)) / pairs.sum((1, 2))
+    return (above * pairs).sum((1, 2)) / pairs.sum((1, 2))
 
 
 def untaught(features: Features) -> dict[str, Tensor]:

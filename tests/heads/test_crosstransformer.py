@@ -359,6 +359,14 @@ def test_state_is_enough_to_restore(head):
         head.restore(("a",), {"keys": torch.zeros(1)})
 
 
+def test_settings_and_parameters_make_the_head_again(head):
+    again = CrossTransformer(**head.settings()).double()
+    again.load_state_dict(head.state_dict())
+    queries = patches(4, seed=1)
+    assert torch.equal(again.condition(support()).scores(queries), head.condition(support()).scores(queries))
+    assert again.settings() == head.settings()
+
+
 def test_leave_one_out_is_what_conditioning_without_the_image_gives(head):
     ours, plain = head.leave_one_out(support()), Head.leave_one_out(head, support())
     torch.testing.assert_close(ours.float(), plain, rtol=1e-5, atol=1e-6)  # the plain form keeps float32

@@ -1,4 +1,4 @@
-"""Several labels: the regression and average precision of scikit-learn on the same rows, intervals, classes left out."""
+"""Several labels: scikit-learn on the same rows, intervals, classes that are left out."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class PackedLinear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         self._packed = None
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}

@@ -20,12 +20,14 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled photos: class folders or a CSV.")],
-    protocol: Annotated[str, typer.Option("--protocol", help="How to judge.")] = "episodes",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="episodes, low-shot, knn or multi-label.")
+    ] = "episodes",
     backbone: shared.BackboneName = "auto",
     head: shared.HeadName = "prototypes",
     against: Annotated[
         str | None,
-        typer.Option("--against", help="A backbone, a head or BACKBONE:HEAD: compared on the same episodes."),
+        typer.Option("--against", help="A backbone, a head or BACKBONE:HEAD: compared pair by pair."),
     ] = None,
     way: Annotated[int, typer.Option("--way", min=1, help="Classes of an episode.")] = 5,
     shot: Annotated[
@@ -47,6 +49,9 @@ def evaluate(
     json: shared.Json = False,
 ) -> None:
     """Judge a backbone and a head on labelled photos, with intervals.
+
+    Besides episodes: low-shot (1, 2 and 5 photos a class, 1 and 10 %), knn and multi-label judge the backbone alone,
+    on the splits train and test of the data or on halves of it.
 
     Example: fewsight evaluate photos/ --way 5 --shot 1 --shot 5 --against logistic
     """

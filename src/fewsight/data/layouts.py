@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -72,7 +72,7 @@ def read_layout(
         path = _from_zip(path)
     if path.is_dir():
         walker = _Walker(path, follow_links)
-        annotated = _from_index(walker, labels) or _from_annotations(path, labels)
+        annotated = _from_index(walker, labels) or _from_annotations(path, labels, follow_links)
         reading = annotated or _from_folders(walker, labels, class_level, skip_empty)
     else:
         roots = () if root is None else (root,) if isinstance(root, (str, Path)) else tuple(root)
@@ -225,43 +225,51 @@ def _from_index(walker: _Walker, labels: Labels) -> Reading | None:
     if labels == "none" or not index.is_file():
         return None
     reading = from_label_file(read_label_file(index), [Path(walker.root)], labels, "csv")
-    named = set(reading.collection.files)
-    if reading.collection.masks is not None:
-        named.update(reading.collection.masks)
-    named.update(os.fsencode(name) for name in reading.unlabelled)
+    walker.passed[".csv files"] -= 1  # the index itself
+    return _with_unnamed(walker, reading, labels, "index.csv")
+
+
+def _from_annotations(folder: Path, labels: Labels, follow_links: bool) -> Reading | None:
+    """COCO, VOC or YOLO, and the photos beside the annotated ones."""
+    found = None if labels == "none" else find_annotations(folder)
+    if found is None:
+        return None
+    reading = from_label_file(*found, labels, "annotations")
+    walker = _Walker(Path(reading.collection.root), follow_links)
+    folders = {name.rpartition(b"/")[0] for name in reading.collection.files}
+    return _with_unnamed(walker, reading, labels, found[0].path.name, folders)
+
+
+def _with_unnamed(
+    walker: _Walker, reading: Reading, labels: Labels, source: str, within: Container[bytes] | None = None
+) -> Reading:
+    """With the photos that the file `source` does not name, in the folders `within` (None: all)."""
+    collection, named = reading.collection, set(reading.collection.files)
+    named.update(collection.masks or ())
+    passed_over = set(reading.unlabelled)
     others = [
-        folder.inside(name)
+        inside
         for folder in walker.walk()
+        if within is None or folder.path in within
         for name in folder.photos
-        if folder.inside(name) not in named
+        if (inside := folder.inside(name)) not in named and display_name(inside) not in passed_over
     ]
-    names = tuple(display_name(name) for name in others)
-    warnings, collection = list(reading.warnings), reading.collection
+    warnings, names = list(reading.warnings), tuple(display_name(name) for name in others)
     if others:
-        warnings.append(
-            f"{listing(names)} not named in index.csv"
-            + (", left out." if labels == "required" else ", taken without a label.")
-        )
+        done = "left out" if labels == "required" else "taken without a label"
+        warnings.append(f"{listing(names)} not named in {source}, {done}.")
     if others and labels == "optional":
         rows = [*_rows_of(collection), *(Row(name) for name in others)]
         collection = Collection.from_rows(walker.root, rows, classes=collection.classes)
-    walker.passed[".csv files"] -= 1  # the index itself
     unlabelled = reading.unlabelled + (names if labels == "required" else ())
-    return replace(
-        _reading(walker, collection, "csv", warnings, unlabelled=unlabelled), absent=reading.absent
-    )
+    read = _reading(walker, collection, reading.layout, warnings, unlabelled=unlabelled)
+    return replace(read, absent=reading.absent)
 
 
 def _rows_of(collection: Collection) -> Iterator[Row]:
     for n, photo in enumerate(collection):
         mask = collection.masks[n] if collection.masks is not None else None
         yield Row(collection.files[n], photo.labels, mask or None, photo.group, photo.split)
-
-
-def _from_annotations(folder: Path, labels: Labels) -> Reading | None:
-    """COCO, VOC or YOLO."""
-    found = None if labels == "none" else find_annotations(folder)
-    return None if found is None else from_label_file(*found, labels, "annotations")
 
 
 def _from_file(path: Path, roots: tuple[Path, ...], labels: Labels) -> Reading:

@@ -151,7 +151,9 @@ class Scatter(NamedTuple):
         count = self.num_rows + other.num_rows
         gap = other.mean - self.mean
         between = torch.outer(gap, gap) * (self.num_rows * other.num_rows / count)
-        return Scatter(count, self.mean + gap * (other.num_rows / count), self.matrix + other.matrix + between)
+        return Scatter(
+            count, self.mean + gap * (other.num_rows / count), self.matrix + other.matrix + between
+        )
 
     @property
     def constant(self) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,14 @@ class CrossTransformer(Head):
                 for width in (key_dim, value_dim)
             )
 
+    def settings(self) -> dict[str, Any]:
+        """What the constructor took, for a model folder."""
+        trained = {}
+        if self.key_weight is not None and self.value_weight is not None:
+            (key_dim, dim), value_dim = self.key_weight.shape, self.value_weight.shape[0]
+            trained = {"dim": dim, "key_dim": key_dim, "value_dim": value_dim}
+        return trained | {"attention_temperature": self.attention_temperature, "memory_mib": self.memory_mib}
+
     def project(self, features: Features) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Keys `[B, M, Dk]`, values `[B, M, Dv]` and the grid (h, w) with M = h w."""
         patches = features.patches if features.patches is not None else pool(features)[:, None, None]
@@ -130,15 +138,17 @@ class CrossTransformer(Head):
         positions = patches.flatten(1, 2)  # [B, M, D]
         if self.key_weight is None or self.value_weight is None:
             unit = F.normalize(positions.to(torch.promote_types(positions.dtype, torch.float32)), dim=2)
-            # Keys of this length make q.k / sqrt(D) the cosine over the temperature.
-            length = (unit.shape[2] ** 0.5 / self.attention_temperature) ** 0.5
-            return unit * length, unit, grid
+            return self._keys_of(unit), unit, grid
         if positions.shape[2] != self.key_weight.shape[1]:
             raise InvalidInput(
                 f"features have width {positions.shape[2]}; this CrossTransformer was made for "
                 f"{self.key_weight.shape[1]}."
             )
         return F.linear(positions, self.key_weight), F.linear(positions, self.value_weight), grid
+
+    def _keys_of(self, unit: Tensor) -> Tensor:
+        """Untrained keys: of such length that q.k / sqrt(D) is the cosine over the temperature."""
+        return unit * (unit.shape[2] ** 0.5 / self.attention_temperature) ** 0.5
 
     def condition(self, support: Support) -> ConditionedCrossTransformer:
         """Compute and keep keys and values of the supports, class after class."""
@@ -149,15 +159,15 @@ class CrossTransformer(Head):
 
     def restore(self, names: Sequence[str], state: Mapping[str, Tensor]) -> ConditionedCrossTransformer:
         """The conditioned head that `ConditionedCrossTransformer.state` was taken from."""
-        missing = {"keys", "values", "counts", "grid"} - set(state)
-        if missing:
+        needed = {"values", "counts", "grid"} | ({"keys"} if self.key_weight is not None else set())
+        if missing := needed - set(state):
             raise IncompatibleModel(f"the CrossTransformer state lacks {', '.join(sorted(missing))}.")
         counts, (height, width) = tuple(state["counts"].tolist()), state["grid"].tolist()
-        if len(counts) != len(names) or sum(counts) != len(state["keys"]) or min(counts, default=0) < 1:
+        values = state["values"]
+        if len(counts) != len(names) or sum(counts) != len(values) or min(counts, default=0) < 1:
             raise IncompatibleModel(f"the CrossTransformer state does not fit {len(names)} classes.")
-        return ConditionedCrossTransformer(
-            self, tuple(names), state["keys"], state["values"], counts, (height, width)
-        )
+        keys = self._keys_of(values) if self.key_weight is None else state["keys"]
+        return ConditionedCrossTransformer(self, tuple(names), keys, values, counts, (height, width))
 
     def leave_one_out(self, support: Support) -> Tensor:
         """Scores of every support under the head without it, `[S, K]`; -inf for a class that has no other image.
@@ -277,13 +287,13 @@ class ConditionedCrossTransformer:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Keys, values, counts and grid for a model folder."""
-        return {
-            "keys": self.keys.detach(),
+        """Values, counts and grid for a model folder, and keys where they are not the values at another length."""
+        kept = {
             "values": self.values.detach(),
             "counts": torch.tensor(self.counts),
             "grid": torch.tensor(self.grid),
         }
+        return kept if self.head.key_weight is None else kept | {"keys": self.keys.detach()}
 
     def _rows(self, name: str) -> slice:
         """Where the supports of a class stand."""

@@ -178,8 +178,8 @@ def _fitted(train: Tensor, labels: Tensor, test: Tensor, penalty: float) -> tupl
 def swept_penalty(train: Tensor, labels: Tensor) -> float:
     """The penalty of 10^-6 .. 10^1 that does best in cross-validation inside the labelled photos.
 
-    Each class is spread evenly over at most three folds. Equal accuracies are told apart by the log likelihood. With one
-    photo of some class there is nothing to hold out: the published penalty.
+    Each class is spread evenly over at most three folds. Equal accuracies are told apart by the log likelihood. With
+    one photo of some class there is nothing to hold out: the published penalty.
     """
     classes, columns, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     folds = min(FOLDS, int(counts.min()))

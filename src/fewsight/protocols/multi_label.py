@@ -130,6 +130,9 @@ def evaluate_multi_label(
 
 
 def _interval(value: float, again: list[float], n: int) -> Interval:
+    """Quantiles of the resampled values about their own mean: repeated photos alone raise average precision."""
     known = [number for number in again if number == number]
-    low, high = numpy.quantile(known, [0.025, 0.975]).tolist() if known else (float("nan"),) * 2
+    if not known:
+        return Interval(value, float("nan"), float("nan"), n)
+    low, high = (value + numpy.quantile(known, [0.025, 0.975]) - numpy.mean(known)).clip(0, 1).tolist()
     return Interval(value, low, high, n)

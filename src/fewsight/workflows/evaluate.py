@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -14,16 +13,20 @@ from fewsight.backbones.encode import Encoder
 from fewsight.backbones.loading import load_backbone
 from fewsight.data.fixed_episodes import FixedEpisodes
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.intervals import Comparison, Interval, mean_interval
+from fewsight.evaluation.intervals import mean_interval
 from fewsight.heads.head import Head
 from fewsight.heads.vectors import VectorHead
-from fewsight.names import choices, resolve
+from fewsight.names import choices, closest, resolve
 from fewsight.progress import quieted, say
 from fewsight.protocols.episodes import EpisodeResult, compare_results, evaluate_episodes
 from fewsight.workflows.encoded_data import EncodedData, encode_collection, encode_data
+from fewsight.workflows.evaluation_results import Evaluation, Result
 from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.split_protocols import SPLIT_PROTOCOLS, check_rival, evaluate_splits
 
-__all__ = ["Evaluation", "Result", "evaluate"]
+__all__ = ["PROTOCOLS", "Evaluation", "Result", "evaluate"]
+
+PROTOCOLS = ("episodes", *SPLIT_PROTOCOLS)
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,19 @@ def evaluate(
 
     Args:
         data: class folders or a CSV.
-        protocol: `episodes`.
-        backbone, head: what is judged.
-        against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes.
+        protocol: `episodes`; or `low-shot` (a few photos a class, or 1 and 10 % of them, to learn from), `knn`, and
+            `multi-label` (average precision and F1): these learn from the split `train` of the data and judge `test`,
+            or take halves where there are no splits, with classifiers of their own on frozen features.
+        backbone, head: what is judged; the head in episodes only.
+        against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes (draws, photos).
         way, shots, query, episodes: of the episodes; fewer where the data has fewer.
         split: only photos of this split.
-        group_by: a group never stands among supports and queries of one episode.
+        group_by: a group never stands among supports and queries of one episode, or on both sides of a split.
 
     Raises:
-        InvalidInput: the data does not allow the protocol; the message says what is missing.
+        InvalidInput: a name is unknown, or the data does not allow the protocol; the message says what is missing.
     """
-    if protocol != "episodes":
-        raise InvalidInput(f"protocol {protocol!r} is unknown; choose episodes.")
+    _check(protocol, head, against)
     with quieted(quiet):
         model = _model(backbone, head, image_size, precision, device, batch_size)
         encoded = encode_data(
@@ -87,8 +91,55 @@ def evaluate(
         for remark in encoded.remarks:
             say(remark)
         rival = None if against is None else _rival(against, model, image_size, precision, device, batch_size)
-        task = _Task(Path(data).name or str(data), way, tuple(shots), query, episodes, seed, group_by)
+        dataset = Path(data).name or str(data)
+        if protocol != "episodes":
+            return _on_splits(protocol, dataset, model, encoded, rival, workers, group_by, seed)
+        task = _Task(dataset, way, tuple(shots), query, episodes, seed, group_by)
         return _episodes(task, model, encoded, rival, workers)
+
+
+def _check(protocol: str, head: str, against: str | None) -> None:
+    """Options that do not go together."""
+    if protocol not in PROTOCOLS:
+        raise InvalidInput(f"protocol {protocol!r} is unknown. {closest(protocol, list(PROTOCOLS))}")
+    if protocol == "episodes":
+        return
+    if head != "prototypes":
+        raise InvalidInput(
+            f"{protocol} judges the backbone with classifiers of its own: leave --head {head} out."
+        )
+    if against is not None:
+        check_rival(protocol)
+        if against.rpartition(":")[2] in choices("heads"):
+            raise InvalidInput(
+                f"{protocol} judges backbones: --against {against} names a head; name a backbone."
+            )
+
+
+def _on_splits(
+    protocol: str,
+    dataset: str,
+    model: _Model,
+    encoded: EncodedData,
+    rival: _Model | None,
+    workers: int | None,
+    group_by: str | None,
+    seed: int,
+) -> Evaluation:
+    """Frozen features of the one backbone, or of two, through a protocol of `SPLIT_PROTOCOLS`."""
+    other = None if rival is None else _same_photos(encoded, rival, workers)
+    first = model.encoder.backbone.name
+    second = "" if rival is None else rival.encoder.backbone.name
+    return evaluate_splits(protocol, dataset, encoded, (first, second), other, group_by=group_by, seed=seed)
+
+
+def _same_photos(encoded: EncodedData, rival: _Model, workers: int | None) -> EncodedData:
+    other = encode_collection(encoded.collection, rival.encoder, workers=workers)
+    if len(other.collection) != len(encoded.collection):
+        raise InvalidInput(
+            "the two backbones do not read the same photos; a paired comparison is not possible."
+        )
+    return other
 
 
 def _model(
@@ -143,11 +194,7 @@ def _episodes(
     by_class = list(encoded.collection.by_class())
     groups = groups_of(encoded.collection, task.group_by)
     codes = None if groups is None else numpy.unique(groups, return_inverse=True)[1]
-    other = None if rival is None else encode_collection(encoded.collection, rival.encoder, workers=workers)
-    if other is not None and len(other.collection) != len(encoded.collection):
-        raise InvalidInput(
-            "the two backbones do not read the same photos; a paired comparison is not possible."
-        )
+    other = None if rival is None else _same_photos(encoded, rival, workers)
     results: list[Result] = []
     comparisons, remarks, found = {}, list(encoded.remarks), None
     way = _possible_way(task, by_class, remarks)

@@ -83,7 +83,7 @@ class Evaluation:
         yield from self.remarks
         for result in self.results:
             task = "" if result.way is None else f"{result.way}-way {result.shot}-shot "
-            yield f"{result.dataset}: {task}{result.metric} {result.value.percent()}, n = {result.value.n}"
+            yield f"{result.dataset}: {task}{result.metric}: {result.value.percent()}, n = {result.value.n}"
         if self.recalls:
             hardest = sorted((value, name) for name, value in self.recalls.items() if value == value)[:5]
             yield (

@@ -55,6 +55,16 @@ def test_a_coco_folder(tmp_path, write):
     reading = read_layout(tmp_path)
     assert rows(reading) == {"2.jpg": "dog"}
     assert reading.absent == ("a/1.jpg (image 0)", "3.jpg (image 2)")
+    write(tmp_path / "more.jpg")
+    write(tmp_path / "elsewhere" / "4.jpg")
+    # a pile has a row for every photo beside those that are named
+    assert rows(read_layout(tmp_path, labels="optional")) == {
+        "a/1.jpg": "cat;dog",
+        "2.jpg": "dog",
+        "3.jpg": "",
+        "more.jpg": "",
+    }
+    assert read_layout(tmp_path).unlabelled == ("3.jpg", "more.jpg")
 
 
 @pytest.mark.parametrize(

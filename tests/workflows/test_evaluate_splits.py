@@ -1,0 +1,100 @@
+"""`evaluate` on splits as its user calls it: low-shot, knn, multi-label; halves, groups, pairs, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from photo_folders import write_labelled, write_pile
+
+from fewsight.data.layouts import read_layout
+from fewsight.errors import InvalidInput
+from fewsight.workflows.evaluate import Evaluation, evaluate
+from fewsight.workflows.train_and_test import train_and_test
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "fewsight-bundled",
+    "image_size": 64,
+    "quiet": True,
+    "device": "cpu",
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWSIGHT_CACHE", str(tmp_path / "cache"))
+
+
+def figures(found: Evaluation) -> dict[str, float]:
+    return {result.metric: result.value.mean for result in found.results}
+
+
+def test_low_shot_on_halves(tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "photos", 6)
+    found = evaluate(data, protocol="low-shot", **SETTINGS)
+    shots = [(result.way, result.shot) for result in found.results if result.shot is not None]
+    assert shots == [(3, 1)] * 3 + [(3, 2)] * 3
+    assert all(result.value.n == 10 for result in found.results)
+    assert min(figures(found).values()) > 0.8  # stripes, dots and plain pictures: easy
+    assert any("5 photos a class are left out" in remark for remark in found.remarks)
+    assert any("no splits train and test" in remark for remark in found.remarks)
+    assert json.loads(json.dumps(found.summary()))["protocol"] == "low-shot"
+    assert any("3-way 1-shot accuracy, k-NN: " in sentence for sentence in found.sentences())
+
+
+def test_knn_on_the_splits_of_the_data_and_against_another_backbone(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "photos" / "train", 4)
+    shutil.rmtree(write_labelled(tmp_path / "photos" / "test", 6) / "plain")
+    for kind in ("stripes", "dots"):
+        for shot in range(4):  # the same files as in train are copies; only the others are judged
+            (tmp_path / "photos" / "test" / kind / f"{shot}.png").unlink()
+    found = evaluate(tmp_path / "photos", protocol="knn", against="conv4", **SETTINGS)
+    assert any("train (12 photos), judged on test (4 photos)" in remark for remark in found.remarks)
+    assert figures(found)["accuracy, k-NN with k = 10"] == 1
+    assert set(found.recalls) == {"stripes", "dots"}
+    assert found.comparisons["accuracy, k-NN with k = 10"].difference.n == 4
+    assert "paired photos" in found.comparisons["accuracy, k-NN with k = 10"].sentence
+
+
+def test_multi_label(tmp_path: Path) -> None:
+    pile = write_pile(tmp_path / "photos", 6)
+    extra = {"stripes": "stripes;pattern", "dots": "dots;pattern", "plain": "plain"}
+    lines = [f"{path.name},{extra[path.name.split('-')[0]]}" for path in sorted(pile.glob("*.png"))]
+    (pile / "index.csv").write_text("image,labels\n" + "\n".join(lines) + "\n")
+    found = evaluate(pile, protocol="multi-label", **SETTINGS)
+    assert figures(found)["mAP (average)"] > 0.9
+    assert {"mAP (11point)", "mAP (area)", "CF1 at probability 0.5", "OF1 of the 3 highest"} <= set(
+        figures(found)
+    )
+    with pytest.raises(InvalidInput, match="2 labels"):
+        evaluate(pile, protocol="knn", **SETTINGS)
+
+
+def test_groups_never_stand_on_both_sides(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "photos", 8)
+    collection = read_layout(tmp_path / "photos").collection
+    groups = [f"{index // 8}-{index % 8 // 2}" for index in range(24)]
+    sides = train_and_test(collection, groups)
+    train, test = ({groups[row] for row in part} for part in (sides.train, sides.test))
+    assert not train & test
+    assert len(sides.train) == len(sides.test) == 12
+    assert sorted([*sides.train, *sides.test]) == list(range(24))
+    assert (train_and_test(collection, groups, seed=1).train != sides.train).any()
+    with pytest.raises(InvalidInput, match="0 to be judged"):
+        train_and_test(collection, ["one"] * 24)
+
+
+def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "never read"
+    with pytest.raises(InvalidInput, match="Did you mean low-shot"):
+        evaluate(data, protocol="lowshot", **SETTINGS)
+    with pytest.raises(InvalidInput, match="--head logistic"):
+        evaluate(data, protocol="knn", head="logistic", **SETTINGS)
+    with pytest.raises(InvalidInput, match="name a backbone"):
+        evaluate(data, protocol="knn", against="matching", **SETTINGS)
+    with pytest.raises(InvalidInput, match="once for each"):
+        evaluate(data, protocol="multi-label", against="other", **SETTINGS)
