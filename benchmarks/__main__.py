@@ -1,4 +1,4 @@
-"""`python -m benchmarks` (or `make bench`): every benchmark, one after the other, with its own settings for a short run."""
+"""`python -m benchmarks` (or `make bench`): every benchmark, one after the other."""
 
 from __future__ import annotations
 

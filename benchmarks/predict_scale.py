@@ -69,12 +69,16 @@ def main() -> None:
         for name, colour in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
             (folder / "labelled" / name).mkdir(parents=True)
             for shot in range(3):
-                Image.new("RGB", (16, 16), tuple(c + 10 * shot for c in colour)).save(folder / "labelled" / name / f"{shot}.png")
+                Image.new("RGB", (16, 16), tuple(c + 10 * shot for c in colour)).save(
+                    folder / "labelled" / name / f"{shot}.png"
+                )
         for number in (count // 10, count):
             write_photos(folder / f"pile{number}", number)
             command = [sys.executable, "-c", textwrap.dedent(RUN), str(folder), f"pile{number}"]
             environment = {"FEWSIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PATH": ""}
-            told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+            told = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+            )
             print({**told, "photos/s": round(told["photos"] / told["seconds"])}, flush=True)
 
 

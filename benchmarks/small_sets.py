@@ -48,7 +48,10 @@ def arranged(data: Path, name: str, folder: Path) -> tuple[Path, Path]:
 def raw_pixels(folder: Path) -> tuple[numpy.ndarray, list[str]]:
     """Photos shrunk to 32 x 32 as rows of numbers, and their classes."""
     photos = sorted(folder.glob("*/*"))
-    rows = [numpy.asarray(Image.open(p).convert("RGB").resize((32, 32)), numpy.float32).ravel() / 255 for p in photos]
+    rows = [
+        numpy.asarray(Image.open(p).convert("RGB").resize((32, 32)), numpy.float32).ravel() / 255
+        for p in photos
+    ]
     return numpy.stack(rows), [p.parent.name for p in photos]
 
 
@@ -66,7 +69,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["caltech101_a", "resisc12", "dtd10"])
     parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
-    print("| set | classes | queries | expected from the support | measured | raw pixels |\n|---|---|---|---|---|---|")
+    print(
+        "| set | classes | queries | expected from the support | measured | raw pixels |\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as place:
         for name in asked.sets:
             folder = (asked.keep or Path(place)) / name

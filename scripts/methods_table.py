@@ -15,7 +15,9 @@ def table() -> str:
     """Markdown rows of every method in the table of names."""
     rows = ["| kind | name | what it does | source |", "|---|---|---|---|"]
     for kind, entries in TABLES.items():
-        rows += [f"| {kind} | `{name}` | {entry.summary} | {entry.source} |" for name, entry in entries.items()]
+        rows += [
+            f"| {kind} | `{name}` | {entry.summary} | {entry.source} |" for name, entry in entries.items()
+        ]
     return "\n".join(rows)
 
 
@@ -32,7 +34,9 @@ def main(arguments: list[str]) -> int:
     wanted = replaced(text)
     if "--check" in arguments:
         if wanted != text:
-            print("README.md: the table of methods is not that of fewsight.names: run python scripts/methods_table.py")
+            print(
+                "README.md: the table of methods is not that of fewsight.names: run python scripts/methods_table.py"
+            )
         return int(wanted != text)
     README.write_text(wanted, encoding="utf-8")
     return 0

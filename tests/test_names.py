@@ -43,7 +43,9 @@ def test_unknown_names_are_told_the_nearest() -> None:
 
 
 def test_importing_fewsight_and_its_command_line_loads_no_torch() -> None:
-    script = "import sys, fewsight, fewsight.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    script = (
+        "import sys, fewsight, fewsight.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -64,26 +64,42 @@ OBJECTIVES: dict[str, Entry] = {
         "pulls photos of a class together: the loss, blockwise (no verb yet)",
         "Khosla et al. 2020; LaCViT",
     ),
-    "simclr": Entry("fewsight.objectives.simclr:nt_xent", "contrastive: the loss (no verb yet)", "Chen et al. 2020"),
+    "simclr": Entry(
+        "fewsight.objectives.simclr:nt_xent", "contrastive: the loss (no verb yet)", "Chen et al. 2020"
+    ),
     "moco_v3": Entry(
-        "fewsight.objectives.moco_v3:moco_v3_loss", "contrastive: the loss (no verb yet)", "Chen, Xie, He 2021"
+        "fewsight.objectives.moco_v3:moco_v3_loss",
+        "contrastive: the loss (no verb yet)",
+        "Chen, Xie, He 2021",
     ),
-    "dino": Entry("fewsight.objectives.dino:dino_loss", "clustering: the loss (no verb yet)", "Caron et al. 2021"),
+    "dino": Entry(
+        "fewsight.objectives.dino:dino_loss", "clustering: the loss (no verb yet)", "Caron et al. 2021"
+    ),
     "msn": Entry(
-        "fewsight.objectives.msn:msn_loss", "clustering with dropped patches: the loss (no verb yet)", "Assran et al. 2022"
+        "fewsight.objectives.msn:msn_loss",
+        "clustering with dropped patches: the loss (no verb yet)",
+        "Assran et al. 2022",
     ),
-    "swav": Entry("fewsight.objectives.swav:swav_loss", "clustering: the loss (no verb yet)", "Caron et al. 2020"),
+    "swav": Entry(
+        "fewsight.objectives.swav:swav_loss", "clustering: the loss (no verb yet)", "Caron et al. 2020"
+    ),
     "ibot": Entry(
-        "fewsight.objectives.ibot:ibot_loss", "clustering of patches: the loss (no verb yet)", "Zhou et al. 2022"
+        "fewsight.objectives.ibot:ibot_loss",
+        "clustering of patches: the loss (no verb yet)",
+        "Zhou et al. 2022",
     ),
     "mae": Entry(
-        "fewsight.objectives.mae:MaskedAutoencoder", "masked pixels: network and loss (no verb yet)", "He et al. 2022"
+        "fewsight.objectives.mae:MaskedAutoencoder",
+        "masked pixels: network and loss (no verb yet)",
+        "He et al. 2022",
     ),
     "simmim": Entry(
         "fewsight.objectives.simmim:simmim_loss", "masked pixels: the loss (no verb yet)", "Xie et al. 2022"
     ),
     "gmml": Entry(
-        "fewsight.objectives.gmml:masked_pixel_loss", "corrupted pixels: the loss (no verb yet)", "Atito et al. 2022"
+        "fewsight.objectives.gmml:masked_pixel_loss",
+        "corrupted pixels: the loss (no verb yet)",
+        "Atito et al. 2022",
     ),
     "masked_clustering": Entry(
         "fewsight.objectives.masked_clustering:masked_clustering_loss",
@@ -91,7 +107,9 @@ OBJECTIVES: dict[str, Entry] = {
         "Atito et al. 2021; Nandam et al. 2024",
     ),
     "cst": Entry(
-        "fewsight.objectives.cst:cst_loss", "what is in a photo and where: the loss (no verb yet)", "Kang et al. 2023"
+        "fewsight.objectives.cst:cst_loss",
+        "what is in a photo and where: the loss (no verb yet)",
+        "Kang et al. 2023",
     ),
 }
 

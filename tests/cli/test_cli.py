@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from photo_folders import write_labelled, write_pile
 
 from fewsight.cli.main import VERBS
-from photo_folders import write_labelled, write_pile
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fewsight", *words], capture_output=True, text=True, check=False, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "fewsight", *words], capture_output=True, text=True, check=False, cwd=cwd
+    )
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -43,7 +45,17 @@ def test_predict_as_a_person_calls_it(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FEWSIGHT_CACHE", str(tmp_path / "cache"))
     write_labelled(tmp_path / "my labelled")
     write_pile(tmp_path / "pile", 2)
-    words = ["predict", "my labelled", "pile", "--out", "run", "--image-size", "64", "--backbone", "fewsight-bundled"]
+    words = [
+        "predict",
+        "my labelled",
+        "pile",
+        "--out",
+        "run",
+        "--image-size",
+        "64",
+        "--backbone",
+        "fewsight-bundled",
+    ]
     done = run(*words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

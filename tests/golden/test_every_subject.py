@@ -1,4 +1,4 @@
-"""Every golden subject is loaded by a test; those whose method is not built yet stand on a list that may only shrink."""
+"""Every golden subject is loaded by a test, or stands on a list of open ones that may only shrink."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_cases import GoldenCase, cases
 from torch import Tensor, nn
 
 from fewsight.backbones.architectures import untrained_backbone
@@ -19,7 +20,6 @@ from fewsight.heads.head import Support, membership_from_labels
 from fewsight.heads.pseudo_masks import cst_pseudo_masks
 from fewsight.objectives.label_contrastive import label_contrastive_loss
 from fewsight.objectives.objective import Batch, Objective, Terms
-from golden_cases import GoldenCase, cases
 
 
 @pytest.mark.parametrize("case", cases("correlation_tokens"), ids=str)

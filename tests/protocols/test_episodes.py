@@ -82,7 +82,8 @@ def test_ragged_answers_equal_the_head(metric: str) -> None:
         expected.append(head.condition(chosen).scores(features.rows(asked)).argmax(1))
     long = lambda values: torch.as_tensor(numpy.asarray(values), dtype=torch.long)  # noqa: E731
     answers = ragged_answers(
-        table, long(numpy.concatenate(support)), long(starts), long(ways), long(numpy.concatenate(query)), long(queries),
+        table, long(numpy.concatenate(support)), long(starts), long(ways),
+        long(numpy.concatenate(query)), long(queries),
         metric=head.metric, centring=head.centring,
     )  # fmt: skip
     assert (answers == torch.cat(expected)).all()

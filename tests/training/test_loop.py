@@ -115,7 +115,8 @@ SCRIPT = """
         return batches(number)
     objective = Regression()
     print("ready", flush=True)
-    result = train(objective, slow, TrainingSettings(steps=60, learning_rate=0.01, checkpoint_every=3), Path(sys.argv[1]))
+    settings = TrainingSettings(steps=60, learning_rate=0.01, checkpoint_every=3)
+    result = train(objective, slow, settings, Path(sys.argv[1]))
     torch.save(objective.state_dict(), Path(sys.argv[1]) / "final.pt")
     print("finished" if result.finished else "stopped", flush=True)
 """

@@ -1,4 +1,4 @@
-"""Small folders of photos for the tests of the verbs: striped, dotted and plain pictures, and every kind of bad file."""
+"""Small folders for the tests of the verbs: striped, dotted and plain pictures, and every kind of bad file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_bad_files(folder: Path) -> dict[bytes, str]:
         b"cut.jpg": (content[: len(content) // 2], "unreadable"),
         b"huge.png": (_png_header(20_000, 20_000), "refused"),
         b"script.svg.png": (b"<svg onload='alert(1)'/>", "refused"),
-        "with space, \"quote\" & 'tick'.jpg".encode(): (content, "ok"),
+        b"with space, \"quote\" & 'tick'.jpg": (content, "ok"),
         b"two\nlines.jpg": (content, "ok"),
         "рысь 山猫 🐈.jpg".encode(): (content, "ok"),
         b"<script>alert(1)<script>.jpg": (content, "ok"),

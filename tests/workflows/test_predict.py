@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from photo_folders import CLASSES, write_bad_files, write_labelled, write_pile
 
 from fewsight.errors import FewsightError, InvalidInput, RunExists
 from fewsight.workflows import predict as module
 from fewsight.workflows.predict import PredictionRun, predict
 from fewsight.workflows.prediction_files import COLUMNS
-from photo_folders import CLASSES, write_bad_files, write_labelled, write_pile
 
 SETTINGS = {
     "backbone": "fewsight-bundled",
@@ -109,7 +109,7 @@ def test_resume_refuses_another_run_and_out_is_never_overwritten(
     predict(*folders, tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(RunExists, match="--resume"):
         predict(*folders, tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="--reject was None, now 0.1"):
+    with pytest.raises(InvalidInput, match=r"--reject was None, now 0\.1"):
         predict(*folders, tmp_path / "run", resume=True, reject=0.1, **SETTINGS)  # type: ignore[arg-type]
     forced = predict(*folders, tmp_path / "run", force=True, reject=0.1, **SETTINGS)  # type: ignore[arg-type]
     assert len(forced.rows) == 12
@@ -164,7 +164,7 @@ def test_truth_and_sorting(folders: tuple[Path, Path], tmp_path: Path) -> None:
     run = predict(*folders, tmp_path / "run", truth=truth, sort_into=tmp_path / "sorted", **SETTINGS)  # type: ignore[arg-type]
     assert run.accuracy is not None
     assert (run.accuracy.mean, run.accuracy.n) == (1.0, 12)
-    assert len([path for path in (tmp_path / "sorted").rglob("*.png")]) == 12
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == 12
     with pytest.raises(InvalidInput, match="not empty"):
         predict(*folders, tmp_path / "run2", sort_into=tmp_path / "sorted", **SETTINGS)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ Letters: B images, D width, h x w patch grid, L requested blocks, n attention he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -110,20 +110,22 @@ class Features(NamedTuple):
         """Every tensor moved or cast by `Tensor.to`."""
         return self.map(lambda tensor: tensor.to(*arguments))
 
-    def map(self, function) -> Features:  # type: ignore[no-untyped-def]
+    def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """`function` applied to every tensor that is there."""
+
+        def mapped(field: Tensor | None) -> Tensor | None:
+            return None if field is None else function(field)
+
         blocks = self.blocks
         if blocks is not None:
-            blocks = BlockTokens(
-                None if blocks.cls is None else function(blocks.cls), function(blocks.patches)
-            )
+            blocks = BlockTokens(mapped(blocks.cls), function(blocks.patches))
         return Features(
-            *(None if field is None else function(field) for field in (self.cls, self.patches)),
+            mapped(self.cls),
+            mapped(self.patches),
             blocks,
-            *(
-                None if field is None else function(field)
-                for field in (self.keys, self.class_query, self.attention)
-            ),
+            mapped(self.keys),
+            mapped(self.class_query),
+            mapped(self.attention),
         )
 
 

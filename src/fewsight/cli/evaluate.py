@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled photos: class folders or a CSV.")],
     protocol: Annotated[
-        str, typer.Option("--protocol", help="episodes, low-shot, knn or multi-label.")
+        str, typer.Option("--protocol", help="episodes, low-shot, knn, multi-label or segmentation.")
     ] = "episodes",
     backbone: shared.BackboneName = "auto",
     head: shared.HeadName = "prototypes",
@@ -50,8 +50,8 @@ def evaluate(
 ) -> None:
     """Judge a backbone and a head on labelled photos, with intervals.
 
-    Besides episodes: low-shot (1, 2 and 5 photos a class, 1 and 10 %), knn and multi-label judge the backbone alone,
-    on the splits train and test of the data or on halves of it.
+    Besides episodes: low-shot (1, 2 and 5 photos a class, 1 and 10 %), knn, multi-label and segmentation judge the
+    backbone alone, on the splits train and test of the data or on halves of it.
 
     Example: fewsight evaluate photos/ --way 5 --shot 1 --shot 5 --against logistic
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -62,7 +62,8 @@ GroupBy = Annotated[
     ),
 ]
 ClassLevel = Annotated[
-    str, typer.Option("--class-level", help="`top`: the top folder is the class; `leaf`: the deepest one is.")
+    Literal["top", "leaf"],
+    typer.Option("--class-level", help="`top`: the top folder is the class; `leaf`: the deepest one is."),
 ]
 SkipEmpty = Annotated[bool, typer.Option("--skip-empty", help="Leave class folders without photos out.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first photo that cannot be read.")]

@@ -19,8 +19,8 @@ _SPLIT_NAMES = {"valid": "val", "validation": "val"}
 def split_class_names(name: str | Path) -> dict[str, tuple[str, ...]]:
     """Split name (`train`, `val`, `test`) -> class names, from a packaged list or a JSON file.
 
-    A file holds {"splits": {"train": [...], "val": [...], "test": [...]}}. A class is a name, a list whose last entry is
-    the name, or a key; a key with a list of numbers stands for several, by the file's `class_name`.
+    A file holds {"splits": {"train": [...], "val": [...], "test": [...]}}. A class is a name, a list whose last
+    entry is the name, or a key; a key with a list of numbers stands for several, by the file's `class_name`.
 
     Raises:
         InvalidInput: there is no such list, or it is damaged.
@@ -67,8 +67,8 @@ def split_classes(collection: Collection, split: dict[str, tuple[str, ...]]) -> 
     for part, classes in found.items():
         if not classes and split[part]:
             raise InvalidInput(
-                f"none of the {len(split[part])} {part} classes of the split is among the {len(place)} classes found; the "
-                f"split says {split[part][0]!r}, the data {next(iter(place), 'nothing')!r}."
+                f"none of the {len(split[part])} {part} classes of the split is among the {len(place)} classes found; "
+                f"the split says {split[part][0]!r}, the data {next(iter(place), 'nothing')!r}."
             )
     return found
 

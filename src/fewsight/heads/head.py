@@ -87,7 +87,9 @@ def membership_from_labels(labels: Tensor) -> Tensor:
 class Conditioned(Protocol):
     """A head that has read its supports. A value: every change gives a new one."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the K classes, in the order of the columns."""
 
     def scores(self, queries: Features) -> Tensor:
         """`[Q, K]`, larger = more alike, one column for each of `names`."""

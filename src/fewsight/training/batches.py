@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from fewsight.objectives.objective import Batch
 
@@ -27,7 +28,7 @@ class Prefetched:
     def __iter__(self) -> Iterator[Batch]:
         if self.threads == 0:
             for number in range(self.first, self.last):
-                yield self._timed(lambda number=number: self.source(number))
+                yield self._timed(partial(self.source, number))
             return
         with ThreadPoolExecutor(self.threads) as pool:
             ahead: deque[Future[Batch]] = deque()

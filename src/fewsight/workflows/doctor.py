@@ -61,7 +61,7 @@ class Diagnosis:
             + "."
         )
         if found.imbalance >= 5:
-            yield f"The largest class has {found.imbalance:.0f} times the photos of the smallest: give the small ones more."
+            yield f"The largest class has {found.imbalance:.0f} times the photos of the smallest: give that one more."
         single = [name for name, count in found.classes.items() if count == 1]
         if single:
             yield f"One photo only: {_some(single)}. A second one lets fewsight judge itself on that class."

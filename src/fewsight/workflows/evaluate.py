@@ -23,10 +23,11 @@ from fewsight.workflows.encoded_data import EncodedData, encode_collection, enco
 from fewsight.workflows.evaluation_results import Evaluation, Result
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.split_protocols import SPLIT_PROTOCOLS, check_rival, evaluate_splits
+from fewsight.workflows.split_segmentation import evaluate_segmentation, whole_photo_encoder
 
 __all__ = ["PROTOCOLS", "Evaluation", "Result", "evaluate"]
 
-PROTOCOLS = ("episodes", *SPLIT_PROTOCOLS)
+PROTOCOLS = ("episodes", *SPLIT_PROTOCOLS, "segmentation")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def evaluate(
     Args:
         data: class folders or a CSV.
         protocol: `episodes`; or `low-shot` (a few photos a class, or 1 and 10 % of them, to learn from), `knn`, and
-            `multi-label` (average precision and F1): these learn from the split `train` of the data and judge `test`,
-            or take halves where there are no splits, with classifiers of their own on frozen features.
+            `multi-label` (average precision and F1), `segmentation` (a linear layer on patch tokens, mean IoU): these
+            learn from the split `train` of the data and judge `test`, or take halves where there are no splits, with
+            classifiers of their own on frozen features.
         backbone, head: what is judged; the head in episodes only.
         against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes (draws, photos).
         way, shots, query, episodes: of the episodes; fewer where the data has fewer.
@@ -78,7 +80,20 @@ def evaluate(
         InvalidInput: a name is unknown, or the data does not allow the protocol; the message says what is missing.
     """
     _check(protocol, head, against)
+    dataset = Path(data).name or str(data)
     with quieted(quiet):
+        if protocol == "segmentation":
+            return evaluate_segmentation(
+                Path(data),
+                whole_photo_encoder(backbone, image_size, precision, device, batch_size),
+                dataset=dataset,
+                split=split,
+                group_by=group_by,
+                class_level=class_level,
+                skip_empty=skip_empty,
+                workers=workers,
+                seed=seed,
+            )
         model = _model(backbone, head, image_size, precision, device, batch_size)
         encoded = encode_data(
             Path(data),
@@ -91,7 +106,6 @@ def evaluate(
         for remark in encoded.remarks:
             say(remark)
         rival = None if against is None else _rival(against, model, image_size, precision, device, batch_size)
-        dataset = Path(data).name or str(data)
         if protocol != "episodes":
             return _on_splits(protocol, dataset, model, encoded, rival, workers, group_by, seed)
         task = _Task(dataset, way, tuple(shots), query, episodes, seed, group_by)

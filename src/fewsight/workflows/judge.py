@@ -64,8 +64,9 @@ class Judge:
         for outcome in batch.outcomes:
             file = collection.file(outcome.index)
             if not outcome.decoded:
-                status = "refused" if outcome.status == "refused" else "unreadable"
-                yield Prediction(file, status, outcome.note)
+                yield Prediction(
+                    file, "refused" if outcome.status == "refused" else "unreadable", outcome.note
+                )
                 continue
             row = replace(next(answers), file=file, note=outcome.note)
             yield self._marked(row, outcome, collection, vectors[place])

@@ -73,8 +73,8 @@ def read_labelled(
     gone = [name for name, count in zip(kept.classes, kept.counts().tolist(), strict=True) if not count]
     if gone and not skip_empty:
         raise InvalidInput(
-            f"no photo of class {gone[0]!r} can be read ({unreadable[0][0]}: {unreadable[0][1]}). Replace the photos, or "
-            "give --skip-empty to go on without the class."
+            f"no photo of class {gone[0]!r} can be read ({unreadable[0][0]}: {unreadable[0][1]}). Replace the photos, "
+            "or give --skip-empty to go on without the class."
         )
     return LabelledPhotos(kept.without_empty_classes(), tuple(unreadable), reading)
 

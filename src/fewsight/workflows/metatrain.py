@@ -248,9 +248,7 @@ def metatrain(
         FewsightError: the data does not allow the episodes, the recipe is wrong, or the run collapsed.
     """
     chosen = read_recipe(MetatrainRecipe, recipe, overrides)
-    chosen = replace(
-        chosen, **{k: v for k, v in {"head": head, "backbone": backbone}.items() if v is not None}
-    )
+    chosen = replace(chosen, head=head or chosen.head, backbone=backbone or chosen.backbone)
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         collection = read_layout(data, class_level=chosen.class_level).collection
         record = RunRecord(

@@ -149,8 +149,8 @@ def predict(
         FewsightError: something in the input is wrong; the message says what, where, and what to do.
     """
     settings = _Settings(
-        backbone, head, reject, coverage, image_size, precision, device, seed, group_by, class_level, skip_empty, strict,
-        batch_size, workers,
+        backbone, head, reject, coverage, image_size, precision, device, seed, group_by, class_level, skip_empty,
+        strict, batch_size, workers,
     )  # fmt: skip
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         known = None if truth is None else Path(truth)
@@ -267,9 +267,8 @@ class _Run:
             size = (
                 (self.folder / "predictions.part.jsonl").stat().st_size / max(done, 1) * (left + done) * 1.5
             )
-            say(
-                f"{left} photos to go: about {duration(seconds / done * left)}, and {max(1, round(size / 2**20))} MiB of rows."
-            )
+            mebibytes = max(1, round(size / 2**20))
+            say(f"{left} photos to go: about {duration(seconds / done * left)}, and {mebibytes} MiB of rows.")
 
     def _finish(
         self,

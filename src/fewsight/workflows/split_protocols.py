@@ -190,8 +190,8 @@ def check_rival(protocol: str) -> None:
     Raises:
         InvalidInput: the protocol's figures belong to the whole test set.
     """
-    if protocol == "multi-label":
+    if protocol in ("multi-label", "segmentation"):
         raise InvalidInput(
-            "multi-label figures belong to the whole test set and have no pairs: run `fewsight evaluate` once for each "
+            f"{protocol} figures belong to the whole test set and have no pairs: run `fewsight evaluate` once for each "
             "backbone."
         )

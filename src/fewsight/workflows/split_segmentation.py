@@ -1,0 +1,179 @@
+"""`fewsight evaluate --protocol segmentation`: a linear layer on patch tokens, learnt and judged on masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from fewsight.backbones.encode import Encoder, encode_photos
+from fewsight.backbones.feature_cache import FeatureCache
+from fewsight.backbones.features import Request
+from fewsight.backbones.loading import load_backbone
+from fewsight.data.collection import Collection
+from fewsight.data.layouts import read_layout
+from fewsight.data.masks import label_map, read_mask_names
+from fewsight.errors import InvalidInput
+from fewsight.progress import Progress
+from fewsight.protocols.segmentation import (
+    LinearSegmentation,
+    fit_linear_segmentation,
+    judge_segmentation,
+    patch_targets,
+)
+from fewsight.seeding import numpy_generator
+from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.train_and_test import train_and_test
+
+__all__ = ["evaluate_segmentation", "whole_photo_encoder"]
+
+PATCHES = 50_000  # to learn from; more change little and cost minutes
+IGNORED = -1
+NOT_A_CLASS = frozenset({"unlabelled", "unlabeled", "void", "ignore", "ignored", "unknown"})
+
+
+def whole_photo_encoder(
+    backbone: str, image_size: int | None, precision: str, device: str, batch_size: int | None
+) -> Encoder:
+    """An encoder of patch tokens that sees the whole photo, not the centre of it, as masks are of the whole."""
+    loaded = load_backbone(backbone, image_size=image_size)
+    loaded.transform = replace(loaded.transform, mode="squash", crop_fraction=1.0)
+    return Encoder(loaded, Request(), precision=precision, device=device, batch_size=batch_size)
+
+
+def evaluate_segmentation(
+    source: Path,
+    encoder: Encoder,
+    *,
+    dataset: str,
+    split: str | None = None,
+    group_by: str | None = None,
+    class_level: Any = "top",
+    skip_empty: bool = False,
+    workers: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Learn from the training photos that have masks, judge on the test photos that have masks.
+
+    Mask value 0 is the class background, or counts nowhere where `classes.csv` names it unlabelled or void.
+
+    Raises:
+        InvalidInput: there are no masks on one side, or a mask is wrong; the message says which.
+    """
+    reading = read_layout(source, class_level=class_level, skip_empty=skip_empty)
+    collection = reading.collection
+    if split is not None:
+        collection = collection.select(collection.in_split(split))
+    masked = numpy.array([photo.mask is not None for photo in collection], dtype=bool)
+    if not masked.any():
+        raise InvalidInput(f"{source} has no masks; put them beside the photos as 1_mask.png, or in masks/.")
+    remarks = list(reading.warnings)
+    if not masked.all():
+        remarks.append(f"{(~masked).sum()} photos without a mask left out.")
+    collection = collection.select(masked)
+    sides = train_and_test(collection, groups_of(collection, group_by), seed=seed)
+    run = _Run(encoder, _Classes.of(collection), workers, seed, [*remarks, *sides.remarks])
+    layer = run.learn(collection.select(sides.train))
+    found = judge_segmentation(
+        run.answers(collection.select(sides.test), layer), run.classes.count, seed=seed
+    )
+    recalls = dict(zip(run.classes.names, found.iou.tolist(), strict=True))
+    results = (
+        Result(dataset, None, None, "mean IoU", found.miou),
+        Result(dataset, None, None, "pixel accuracy", found.accuracy),
+    )
+    run.remarks += [
+        f"IoU of {name}: {100 * value:.1f} %." for name, value in recalls.items() if value == value
+    ]
+    return Evaluation("segmentation", None, results, {}, {}, tuple(run.remarks))
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Names of the classes of pixels, background among them where it is one."""
+
+    names: tuple[str, ...]
+    of_values: dict[int, str]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, collection: Collection) -> _Classes:
+        named = read_mask_names(collection.root)
+        background = () if named.get(0, "").lower() in NOT_A_CLASS else (named.get(0) or "background",)
+        return cls((*background, *collection.classes), named, collection.classes)
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    def pixels(self, photo: Any, size: tuple[int, int]) -> Tensor:
+        """Class of each pixel, long `[H, W]`."""
+        values = torch.from_numpy(label_map(photo, size, self.labels, self.of_values)).long()
+        if len(self.names) > len(self.labels):
+            return values
+        return torch.where(values > 0, values - 1, IGNORED)
+
+
+@dataclass
+class _Run:
+    """One backbone on one data set."""
+
+    encoder: Encoder
+    classes: _Classes
+    workers: int | None
+    seed: int
+    remarks: list[str]
+    seen: set[str] = field(default_factory=set)
+
+    def learn(self, photos: Collection) -> LinearSegmentation:
+        """Fit the layer on a sample of the patches of each photo."""
+        rows, targets, each = [], [], max(1, PATCHES // max(1, len(photos)))
+        for number, (patches, labels, digest) in enumerate(self._photos(photos, "learning")):
+            self.seen.add(digest)
+            grid = (patches.shape[0], patches.shape[1])
+            shares = patch_targets(labels, grid, self.classes.count, IGNORED)
+            chosen = numpy_generator(self.seed, "patches", number).permutation(len(shares))[:each]
+            kept = torch.from_numpy(numpy.sort(chosen))
+            rows.append(patches.flatten(0, 1)[kept])
+            targets.append(shares[kept])
+        if not rows:
+            raise InvalidInput("none of the photos to learn from can be read.")
+        return fit_linear_segmentation(torch.cat(rows), torch.cat(targets))
+
+    def answers(self, photos: Collection, layer: LinearSegmentation) -> Iterator[tuple[Tensor, Tensor]]:
+        """Answered and true class of each pixel, photo by photo; copies of training photos are left out."""
+        copies = 0
+        for patches, labels, digest in self._photos(photos, "judging"):
+            if digest in self.seen:
+                copies += 1
+                continue
+            yield layer.label_map(patches, (labels.shape[0], labels.shape[1])), labels
+        if copies:
+            self.remarks.append(f"{copies} test photos left out: copies of photos that were learnt from.")
+
+    def _photos(self, photos: Collection, doing: str) -> Iterator[tuple[Tensor, Tensor, str]]:
+        """Patch tokens `[h, w, D]`, classes of the pixels and digest of each photo that can be read."""
+        lost = 0
+        with FeatureCache() as cache, Progress(doing, len(photos)) as bar:
+            for batch in encode_photos(self.encoder, photos, cache=cache, workers=self.workers):
+                decoded = [outcome for outcome in batch.outcomes if outcome.decoded]
+                lost += len(batch.outcomes) - len(decoded)
+                tokens = batch.features.patches
+                if decoded and tokens is None:
+                    raise InvalidInput(
+                        f"{self.encoder.backbone.name} gives no patch tokens; choose a transformer."
+                    )
+                for row, outcome in enumerate(decoded):
+                    assert tokens is not None
+                    assert outcome.original_size is not None
+                    labels = self.classes.pixels(photos[outcome.index], outcome.original_size)
+                    yield tokens[row], labels, outcome.digest or str(photos[outcome.index].source)
+                bar.advance(len(batch.outcomes))
+        if lost:
+            self.remarks.append(f"{lost} photos cannot be read and are left out.")
