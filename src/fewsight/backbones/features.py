@@ -108,7 +108,7 @@ class Features(NamedTuple):
 
     def to(self, *arguments: torch.device | torch.dtype | str) -> Features:
         """Every tensor moved or cast by `Tensor.to`."""
-        return self.map(lambda tensor: tensor.to(*arguments))
+        return self.map(lambda tensor: tensor.to(*arguments))  # type: ignore[call-overload]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """`function` applied to every tensor that is there."""
