@@ -53,6 +53,19 @@ HEADS: dict[str, Entry] = {
     ),
 }
 
+DENSE_HEADS: dict[str, Entry] = {
+    "correspondence": Entry(
+        "fewsight.heads.correspondence:Correspondence",
+        "says where by matching patches, without training",
+        "own; after Amir et al. 2021 and others",
+    ),
+    "cst": Entry(
+        "fewsight.heads.correlation_head:CorrelationHead",
+        "correlation transformer: what is there and where (exact; no trained weights yet)",
+        "Kang, Koniusz, Cho, Murray 2023",
+    ),
+}
+
 OBJECTIVES: dict[str, Entry] = {
     "episodic": Entry(
         "fewsight.objectives.episodic:Episodic",
@@ -113,7 +126,7 @@ OBJECTIVES: dict[str, Entry] = {
     ),
 }
 
-TABLES: dict[str, dict[str, Entry]] = {"heads": HEADS, "objectives": OBJECTIVES}
+TABLES: dict[str, dict[str, Entry]] = {"heads": HEADS, "dense heads": DENSE_HEADS, "objectives": OBJECTIVES}
 
 # name in `fewsight` -> "module:attribute"
 PUBLIC: dict[str, str] = {

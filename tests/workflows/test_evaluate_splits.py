@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from photo_folders import write_labelled, write_pile
+from photo_folders import picture, write_labelled, write_pile
+from PIL import Image
 
 from fewsight.data.layouts import read_layout
 from fewsight.errors import InvalidInput
@@ -98,3 +100,44 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
         evaluate(data, protocol="knn", against="matching", **SETTINGS)
     with pytest.raises(InvalidInput, match="once for each"):
         evaluate(data, protocol="multi-label", against="other", **SETTINGS)
+
+
+def write_halves(folder: Path, count: int = 8) -> Path:
+    """FOLDER/stripes/n.png, stripes on one side and plain on the other, with n_mask.png."""
+    (folder / "stripes").mkdir(parents=True)
+    for number in range(count):
+        left = number % 2 == 0
+        photo, other = picture("plain", number, 128), picture("stripes", 50 + number, 128)
+        place = 0 if left else 64
+        photo.paste(other.crop((0, 0, 64, 128)), (place, 0))
+        mask = numpy.zeros((128, 128), numpy.uint8)
+        mask[:, place : place + 64] = 255
+        photo.save(folder / "stripes" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "stripes" / f"{number}_mask.png")
+    return folder
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    data = write_halves(tmp_path / "photos")
+    picture("plain", 99).save(data / "stripes" / "unmasked.png")
+    settings = SETTINGS | {"image_size": 128}
+    found = evaluate(data, protocol="segmentation", **settings)
+    # half of each picture is striped: answering one class throughout gives a mean IoU of 0.25, accuracy 0.5
+    assert figures(found)["mean IoU"] > 0.7
+    assert figures(found)["pixel accuracy"] > 0.8
+    assert any("1 photos without a mask" in remark for remark in found.remarks)
+    assert any("IoU of background" in remark for remark in found.remarks)
+    (tmp_path / "photos" / "classes.csv").write_text("id,name\n0,void\n255,stripes\n")
+    alone = evaluate(data, protocol="segmentation", **settings)  # void counts nowhere: one class is left
+    assert figures(alone)["mean IoU"] == 1
+    assert not any("background" in remark for remark in alone.remarks)
+    with pytest.raises(InvalidInput, match="no masks"):
+        evaluate(write_labelled(tmp_path / "without"), protocol="segmentation", **settings)
+
+
+def test_copies_of_training_photos_are_not_judged(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_halves(tmp_path / "photos" / split, 2 if split == "train" else 4)
+    found = evaluate(tmp_path / "photos", protocol="segmentation", **SETTINGS)
+    assert any("2 test photos left out: copies" in remark for remark in found.remarks)
+    assert found.results[0].value.n == 2

@@ -46,6 +46,11 @@ class SamePaddedConv(nn.Conv2d):
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class InvertedResidual(nn.Module):
     """Expand by 1x1, depthwise 3x3, project by 1x1; ReLU6 after the first two; added to its input where it fits."""
 
@@ -93,6 +98,12 @@ class Trunk(nn.Module):
                 stage.append(InvertedResidual(dim, out, expansion=expansion, stride=step, dilation=used))
                 dim = out
             self.stages.append(stage)
+        for module in self.modules():
+            if isinstance(module, SamePaddedConv):
+                nn.init.kaiming_normal_(
+                    module.weight
+                )  # there are no batch norms to mend the scale of random weights
+                nn.init.zeros_(_bias(module))
 
     def forward(self, images: Tensor) -> Tensor:
         """The last maps."""

@@ -47,6 +47,5 @@ class Transform:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Transform:
         """The inverse of `as_dict`."""
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
