@@ -17,3 +17,13 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 suppress_warnings = ["ref.python"]
+
+
+def literal_bars(app, what, name, obj, options, lines):
+    """Keep |x| of formulas as it is written: reStructuredText takes it for a substitution."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", literal_bars)
