@@ -30,14 +30,18 @@ LICENCE = {
     "name": "Apache-2.0",
     "commercial": None,
     "note": (
-        "started from and taught by MobileNetV2 of github.com/google-coral/test_data (Apache-2.0), trained on "
-        "photos of tiny ImageNet and ImageNet, whose terms are non-commercial research"
+        "started from and taught by MobileNetV2 of github.com/google-coral/test_data (Apache-2.0); trained on photos "
+        "whose terms are non-commercial research (ImageNet) or unknown (CIFAR-100)"
     ),
 }
 PROVENANCE = {
     "teacher": "tf2_mobilenet_v2_1.0_224_ptq.tflite of github.com/google-coral/test_data, Apache-2.0",
-    "data": ["tiny_imagenet (17,000 photos, 200 classes)", "imagenet_one_each (1,000 photos, 1,000 classes)"],
-    "data_terms": "ImageNet: non-commercial research",
+    "data": {
+        "tiny_imagenet": "85 photos of each of 200 classes; ImageNet's terms: non-commercial research",
+        "imagenet_one_each": "1 photo of each of 1,000 classes; ImageNet's terms: non-commercial research",
+        "cifar100": "about 4,000 training photos of the 64 training classes of CIFAR-FS; terms unknown",
+        "omniglot": "about 1,000 drawings of the training characters; MIT",
+    },
 }
 
 

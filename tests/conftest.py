@@ -28,6 +28,12 @@ def need(path: Path) -> Path:
     pytest.skip(message)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests keep nothing in the cache folder of the person who runs them."""
+    os.environ["FEWSIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The shared folder, or a skip (a failure where CI=true)."""

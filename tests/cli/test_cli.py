@@ -67,3 +67,15 @@ def test_predict_as_a_person_calls_it(tmp_path: Path, monkeypatch: pytest.Monkey
     checked = run("doctor", "my labelled", "pile", "--image-size", "64", "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout)["classes"] == {"dots": 3, "plain": 3, "stripes": 3}
+
+
+def test_interrupted_says_so(tmp_path: Path) -> None:
+    script = (
+        "import fewsight.workflows.cache as cache\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "cache.cache_usage = interrupted\n"
+        "from fewsight.cli.main import main\nmain(['cache'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "--resume" in done.stderr

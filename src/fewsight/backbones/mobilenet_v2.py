@@ -99,7 +99,7 @@ class Trunk(nn.Module):
                 dim = out
             self.stages.append(stage)
         for module in self.modules():
-            if isinstance(module, SamePaddedConv):
+            if isinstance(module, SamePaddedConv) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(
                     module.weight
                 )  # there are no batch norms to mend the scale of random weights

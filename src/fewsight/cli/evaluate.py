@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Labelled photos: class folders or a CSV.")],
+    data: Annotated[
+        Path, typer.Argument(help="Labelled photos: class folders or a CSV, or what embed made of them.")
+    ],
     protocol: Annotated[
         str, typer.Option("--protocol", help="episodes, low-shot, knn, multi-label or segmentation.")
     ] = "episodes",

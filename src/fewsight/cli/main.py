@@ -36,16 +36,23 @@ def _root() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     try:
-        app(arguments, prog_name="fewsight")
+        code = app(arguments, prog_name="fewsight", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except FewsightError as error:
         print(f"fewsight: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         print("fewsight: interrupted. What was finished is kept; run again with --resume.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        show = getattr(error, "show", None)  # wrong usage, which the parser words itself
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 if __name__ == "__main__":

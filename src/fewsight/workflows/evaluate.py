@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from fewsight.heads.vectors import VectorHead
 from fewsight.names import choices, closest, resolve
 from fewsight.progress import quieted, say
 from fewsight.protocols.episodes import EpisodeResult, compare_results, evaluate_episodes
+from fewsight.workflows.embedded_data import backbone_of, embedded_data
 from fewsight.workflows.encoded_data import EncodedData, encode_collection, encode_data
 from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.workflows.feature_shards import is_embedding
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.split_protocols import SPLIT_PROTOCOLS, check_rival, evaluate_splits
 from fewsight.workflows.split_segmentation import evaluate_segmentation, whole_photo_encoder
@@ -32,11 +35,27 @@ PROTOCOLS = ("episodes", *SPLIT_PROTOCOLS, "segmentation")
 
 @dataclass(frozen=True)
 class _Model:
-    """A backbone with a head."""
+    """A backbone with a head; `encoder` is None where the features are at hand."""
 
-    name: str
+    backbone: str
+    head_name: str
     head: Head
-    encoder: Encoder
+    encoder: Encoder | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone} with {self.head_name}"
+
+
+class _Wanted(NamedTuple):
+    """A backbone and head as asked for."""
+
+    backbone: str
+    head: str
+    image_size: int | None
+    precision: str
+    device: str
+    batch_size: int | None
 
 
 def evaluate(
@@ -65,7 +84,8 @@ def evaluate(
     """Judge a backbone and head on labelled photos.
 
     Args:
-        data: class folders or a CSV.
+        data: class folders or a CSV; or a folder of `fewsight embed` made from such (not for `segmentation`), whose
+            own backbone is then judged.
         protocol: `episodes`; or `low-shot` (a few photos a class, or 1 and 10 % of them, to learn from), `knn`, and
             `multi-label` (average precision and F1), `segmentation` (a linear layer on patch tokens, mean IoU): these
             learn from the split `train` of the data and judge `test`, or take halves where there are no splits, with
@@ -80,32 +100,21 @@ def evaluate(
         InvalidInput: a name is unknown, or the data does not allow the protocol; the message says what is missing.
     """
     _check(protocol, head, against)
-    dataset = Path(data).name or str(data)
+    dataset, folder = Path(data).name or str(data), Path(data)
+    wanted = _Wanted(backbone, head, image_size, precision, device, batch_size)
+    reading: dict[str, Any] = {
+        "split": split,
+        "class_level": class_level,
+        "skip_empty": skip_empty,
+        "workers": workers,
+    }
     with quieted(quiet):
         if protocol == "segmentation":
-            return evaluate_segmentation(
-                Path(data),
-                whole_photo_encoder(backbone, image_size, precision, device, batch_size),
-                dataset=dataset,
-                split=split,
-                group_by=group_by,
-                class_level=class_level,
-                skip_empty=skip_empty,
-                workers=workers,
-                seed=seed,
-            )
-        model = _model(backbone, head, image_size, precision, device, batch_size)
-        encoded = encode_data(
-            Path(data),
-            model.encoder,
-            split=split,
-            class_level=class_level,
-            skip_empty=skip_empty,
-            workers=workers,
-        )
+            return _segmentation(folder, dataset, wanted, group_by=group_by, seed=seed, **reading)
+        model, encoded = _model_and_features(folder, wanted, **reading)
         for remark in encoded.remarks:
             say(remark)
-        rival = None if against is None else _rival(against, model, image_size, precision, device, batch_size)
+        rival = None if against is None else _rival(against, model, folder, wanted)
         if protocol != "episodes":
             return _on_splits(protocol, dataset, model, encoded, rival, workers, group_by, seed)
         task = _Task(dataset, way, tuple(shots), query, episodes, seed, group_by)
@@ -130,6 +139,25 @@ def _check(protocol: str, head: str, against: str | None) -> None:
             )
 
 
+def _model_and_features(
+    data: Path,
+    wanted: _Wanted,
+    *,
+    workers: int | None,
+    **reading: Any,
+) -> tuple[_Model, EncodedData]:
+    """What is judged, and the features of DATA: read from a folder of `fewsight embed`, else encoded."""
+    if not is_embedding(data):
+        made = _model(wanted)
+        assert made.encoder is not None
+        return made, encode_data(data, made.encoder, workers=workers, **reading)
+    if wanted.backbone not in ("auto", backbone_of(data)):
+        raise InvalidInput(
+            f"{data} holds features of {backbone_of(data)}: leave --backbone {wanted.backbone} out, or give the photos."
+        )
+    return _embedded_model(data, wanted.head), embedded_data(data, **reading)
+
+
 def _on_splits(
     protocol: str,
     dataset: str,
@@ -142,12 +170,13 @@ def _on_splits(
 ) -> Evaluation:
     """Frozen features of the one backbone, or of two, through a protocol of `SPLIT_PROTOCOLS`."""
     other = None if rival is None else _same_photos(encoded, rival, workers)
-    first = model.encoder.backbone.name
-    second = "" if rival is None else rival.encoder.backbone.name
-    return evaluate_splits(protocol, dataset, encoded, (first, second), other, group_by=group_by, seed=seed)
+    names = (model.backbone, "" if rival is None else rival.backbone)
+    return evaluate_splits(protocol, dataset, encoded, names, other, group_by=group_by, seed=seed)
 
 
 def _same_photos(encoded: EncodedData, rival: _Model, workers: int | None) -> EncodedData:
+    if rival.encoder is None:
+        return encoded
     other = encode_collection(encoded.collection, rival.encoder, workers=workers)
     if len(other.collection) != len(encoded.collection):
         raise InvalidInput(
@@ -156,37 +185,53 @@ def _same_photos(encoded: EncodedData, rival: _Model, workers: int | None) -> En
     return other
 
 
-def _model(
-    backbone: str, head: str, image_size: int | None, precision: str, device: str, batch: int | None
-) -> _Model:
-    loaded = load_backbone(backbone, image_size=image_size)
-    made = resolve("heads", head)
+def _segmentation(folder: Path, dataset: str, wanted: _Wanted, **options: Any) -> Evaluation:
+    if is_embedding(folder):
+        raise InvalidInput(
+            f"segmentation needs masks, and {folder} holds features: give the photos themselves."
+        )
+    encoder = whole_photo_encoder(
+        wanted.backbone, wanted.image_size, wanted.precision, wanted.device, wanted.batch_size
+    )
+    return evaluate_segmentation(folder, encoder, dataset=dataset, **options)
+
+
+def _model(wanted: _Wanted) -> _Model:
+    loaded = load_backbone(wanted.backbone, image_size=wanted.image_size)
+    made = resolve("heads", wanted.head)
     built = made(pooling=loaded.pooling) if issubclass(made, VectorHead) else made()
     encoder = Encoder(
         loaded,
         built.request,
-        precision=precision,
-        device=device,
+        precision=wanted.precision,
+        device=wanted.device,
         vectors=isinstance(built, VectorHead),
-        batch_size=batch,
+        batch_size=wanted.batch_size,
     )
-    return _Model(f"{loaded.name} with {head}", built, encoder)
+    return _Model(loaded.name, wanted.head, built, encoder)
 
 
-def _rival(
-    against: str, model: _Model, image_size: int | None, precision: str, device: str, batch: int | None
-) -> _Model:
+def _embedded_model(folder: Path, head: str) -> _Model:
+    """A head on the vectors of a folder of `fewsight embed`."""
+    made = resolve("heads", head)
+    if not issubclass(made, VectorHead):
+        raise InvalidInput(
+            f"head {head} reads patch tokens, and {folder} holds one vector a photo: give the photos themselves."
+        )
+    return _Model(backbone_of(folder), head, made(), None)
+
+
+def _rival(against: str, model: _Model, folder: Path, wanted: _Wanted) -> _Model:
     """The other model: a head of the same backbone, another backbone with the same head, or BACKBONE:HEAD."""
     heads = choices("heads")
-    own_backbone, own_head = model.name.split(" with ")
+    if against in heads and model.encoder is None:
+        return _embedded_model(folder, against)
     before, colon, after = against.rpartition(":")
     if against in heads:
-        backbone, head = own_backbone, against
-    elif colon and after in heads:
-        backbone, head = before, after
-    else:
-        backbone, head = against, own_head
-    return _model(backbone, head, image_size, precision, device, batch)
+        return _model(wanted._replace(backbone=model.backbone, head=against))
+    if colon and after in heads:
+        return _model(wanted._replace(backbone=before, head=after))
+    return _model(wanted._replace(backbone=against, head=model.head_name))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ __all__ = [
     "read_shard",
     "remove_leftovers",
     "shard_name",
+    "shard_paths",
     "write_index",
     "write_shard",
 ]
@@ -94,7 +95,7 @@ def write_index(folder: Path) -> dict[str, int]:
     with new_file(folder / INDEX, "w") as file:
         writer = csv.writer(file, lineterminator="\r\n")  # RFC 4180
         writer.writerow(COLUMNS)
-        for path in _shards(folder):
+        for path in shard_paths(folder):
             for photo in read_shard(path):
                 row = "" if photo.row is None else photo.row
                 writer.writerow((photo.file, path.name, row, photo.status, photo.note))
@@ -102,7 +103,8 @@ def write_index(folder: Path) -> dict[str, int]:
     return counts
 
 
-def _shards(folder: Path) -> Iterator[Path]:
+def shard_paths(folder: Path) -> Iterator[Path]:
+    """The shards that are there, by their numbers."""
     found = [path for path in folder.iterdir() if re.fullmatch(r"features-\d{5,}\.safetensors", path.name)]
     yield from sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
 
