@@ -3,8 +3,8 @@
     PYTHONPATH=PEERS python benchmarks/prototype_episodes.py
 
 500 episodes, 5-way 5-shot 15 queries, width 384, one thread; the same head for both: minus the squared distance here,
-minus the distance there, which rank alike. Sampling is part of both. Limit: reading 100 rows of 1.5 kB an episode, 6.5 ms
-in all, and 0.8 ms of products. `variable`: 200 Meta-Dataset episodes, easyfsl's head in a loop on episodes that are
+minus the distance there, which rank alike. Sampling is part of both. Limit: reading 100 rows of 1.5 kB an episode,
+6.5 ms in all, and 0.8 ms of products. `variable`: 200 Meta-Dataset episodes, easyfsl's head in a loop on episodes that are
 drawn already.
 """
 
@@ -30,8 +30,8 @@ def easyfsl_evaluate(features: Tensor, labels: list[int]) -> None:
     """easyfsl 1.5 as its documentation shows it."""
     from easyfsl.datasets import FeaturesDataset
     from easyfsl.methods import PrototypicalNetworks
-    from easyfsl.utils import evaluate
     from easyfsl.samplers import TaskSampler
+    from easyfsl.utils import evaluate
 
     # torch's Sampler takes no data source any more, which easyfsl 1.5 still gives
     torch.utils.data.Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign]
@@ -76,7 +76,9 @@ def variable(features: Tensor) -> None:
 
     def theirs() -> None:
         for support, query in tasks:
-            labels = torch.arange(len(support)).repeat_interleave(torch.tensor([len(part) for part in support]))
+            labels = torch.arange(len(support)).repeat_interleave(
+                torch.tensor([len(part) for part in support])
+            )
             model.process_support_set(features[torch.cat(support)], labels)
             model(features[torch.cat(query)]).argmax(1)
 

@@ -135,6 +135,7 @@ PUBLIC: dict[str, str] = {
     "load_model": "fewsight.workflows.load_model:load_model",
     "predict": "fewsight.workflows.predict:predict",
     "doctor": "fewsight.workflows.doctor:doctor",
+    "embed": "fewsight.workflows.embed:embed",
     "evaluate": "fewsight.workflows.evaluate:evaluate",
     "metatrain": "fewsight.workflows.metatrain:metatrain",
 }

@@ -207,18 +207,12 @@ def test_damaged_or_missing_weights_are_refused(tmp_path: Path) -> None:
         load_bundled(tmp_path)
 
 
-def test_loads_at_once_and_without_timm() -> None:
+def test_loads_without_timm() -> None:
     script = (
-        "import sys, time, torch; start = time.process_time()\n"
-        "from fewsight.backbones.bundled import load_bundled\n"
-        "load_bundled(); print(time.process_time() - start, 'timm' in sys.modules)"
+        "import sys\nfrom fewsight.backbones.bundled import load_bundled\n"
+        "load_bundled(); sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
-    seconds, timm = printed.split()
-    assert float(seconds) < 1  # about 0.1 s of processor time where this was written
-    assert timm == "False"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_no_tensor_is_the_teachers_own(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from fewsight.errors import FewsightError
 
 __all__ = ["app", "main"]
 
-VERBS = ("demo", "doctor", "predict", "evaluate", "metatrain", "backbones", "cache")
+VERBS = ("demo", "doctor", "predict", "embed", "evaluate", "metatrain", "backbones", "cache")
 
 app = typer.Typer(
     name="fewsight",

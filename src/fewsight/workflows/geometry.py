@@ -262,7 +262,12 @@ def geometry(
         if folder is not None:
             from fewsight.workflows.geometry_report import report_geometry
 
-            chosen = {"data": str(data), "backbone": loaded[0].name, "split": split, "precision": precision}
+            chosen: dict[str, Any] = {
+                "data": str(data),
+                "backbone": loaded[0].name,
+                "split": split,
+                "precision": precision,
+            }
             chosen["against"] = None if before is None else before.name
             chosen["image_size"] = image_size
             record_run(folder, RunRecord("geometry", chosen, {"data": fingerprint(collection)}))

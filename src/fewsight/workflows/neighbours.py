@@ -124,8 +124,8 @@ class NeighboursFound:
         """The result in words."""
         yield from self.remarks
         yield (
-            f"{self.backbone}: {self.collapse.percent()} of the {self.k} nearest of {self.tested} queries are of a wrong "
-            f"training class; by chance it would be {100 * self.by_chance['wrong training class']:.1f} %."
+            f"{self.backbone}: {self.collapse.percent()} of the {self.k} nearest of {self.tested} queries are of a "
+            f"wrong training class; by chance it would be {100 * self.by_chance['wrong training class']:.1f} %."
         )
         yield (
             f"{self.shares['own class'].percent()} are of the query's own class, "
@@ -259,6 +259,13 @@ def _found(
     own = numpy.zeros_like(kinds, dtype=bool)
     own[numpy.arange(len(own)), first + numpy.arange(len(own))] = True
     wrong = (chosen == 1).mean(1)
+    fewest = int(((kinds == 0) & ~own).sum(1).min())
+    if fewest < k:
+        remarks = (
+            *remarks,
+            f"A query has only {fewest} other photos of its class: not all {k} neighbours can be of it. Take a smaller "
+            "k or more photos a class.",
+        )
     rows = numpy.argsort(-wrong, kind="stable").tolist()
     return NeighboursFound(
         dataset,
@@ -303,10 +310,12 @@ def _kinds(photos: tuple[Photo, ...], first: int) -> NDArray[numpy.int8]:
 def _share(hits: NDArray[numpy.bool_]) -> Interval:
     """Share of hits `[Q, k]`; the neighbours of a query hang together, so that whole queries are drawn."""
     Q, k = hits.shape
-    if hits.all() or not hits.any():  # no spread to draw from: as if each query were one yes or no
-        return proportion_interval(Q if hits.any() else 0, Q)
-    queries = numpy.repeat(numpy.arange(Q), k).tolist()
-    return group_bootstrap(hits.astype(float).ravel(), queries)
+    shares = hits.mean(1)
+    if shares.min() == shares.max():  # no spread to draw from: as wide as if each query were one yes or no
+        mean = float(shares[0])
+        wide = proportion_interval(round(mean * Q), Q)
+        return Interval(mean, wide.low, wide.high, Q)
+    return group_bootstrap(hits.astype(float).ravel(), numpy.repeat(numpy.arange(Q), k).tolist())
 
 
 def _by_class(queries: tuple[Photo, ...], wrong: NDArray[numpy.float64]) -> dict[str, float]:

@@ -59,8 +59,8 @@ def report_neighbours(found: NeighboursFound, path: Path) -> None:
                 "figures",
                 "How far supervision collapsed",
                 body,
-                "Photos of classes that the network was not trained on should find their own kind. Where they land among "
-                "a class it was trained on, it has forgotten what sets them apart.",
+                "Photos of classes that the network was not trained on should find their own kind. Where they land "
+                "among a class it was trained on, it has forgotten what sets them apart.",
             ),
             Section(
                 "queries",
