@@ -4,8 +4,8 @@
 
 500 episodes, 5-way 5-shot 15 queries, width 384, one thread; the same head for both: minus the squared distance here,
 minus the distance there, which rank alike. Sampling is part of both. Limit: reading 100 rows of 1.5 kB an episode,
-6.5 ms in all, and 0.8 ms of products. `variable`: 200 Meta-Dataset episodes, easyfsl's head in a loop on episodes that are
-drawn already.
+6.5 ms in all, and 0.8 ms of products. `variable`: 200 Meta-Dataset episodes, easyfsl's head in a loop on episodes
+that are drawn already.
 """
 
 from __future__ import annotations

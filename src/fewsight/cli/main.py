@@ -13,6 +13,8 @@ __all__ = ["app", "main"]
 
 VERBS = ("demo", "doctor", "predict", "embed", "evaluate", "metatrain", "backbones", "cache")
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="fewsight",
     help="Low-shot computer vision: a few labelled photos and a pile of others in, answers and reasons out.",
@@ -37,13 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     try:
         code = app(arguments, prog_name="fewsight", standalone_mode=False)
+        if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except FewsightError as error:
         print(f"fewsight: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     except (typer.Abort, KeyboardInterrupt):
         print("fewsight: interrupted. What was finished is kept; run again with --resume.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

@@ -1,8 +1,8 @@
 """`fewsight demo`: the main job on real data that comes with scikit-learn, offline.
 
 The handwritten digits of the UCI repository (Alpaydin and Kaynak 1998; 1,797 pictures of 8 x 8 pixels) are written as
-ordinary photos: five of each digit labelled, thirty of each in a pile, and a noise picture that is none of these. Then
-it is `fewsight predict` that runs, as anybody would call it.
+ordinary photos: five of each digit labelled, thirty of each in a pile. Then it is `fewsight predict` that runs, as
+anybody would call it.
 """
 
 from __future__ import annotations

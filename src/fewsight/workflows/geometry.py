@@ -39,6 +39,7 @@ from fewsight.workflows.run_record import RunRecord, record_run
 __all__ = ["Geometry", "PartGeometry", "Space", "geometry", "measure_space", "reference_lines"]
 
 PAIRED = 10_000  # photos up to which all pairs are taken for uniformity; of more, so many evenly spread
+SAME = 0.001  # changes below are not worth words
 SHRINKAGE = 0.2  # of IsoScore*: as in training in the paper
 
 
@@ -194,19 +195,33 @@ def _change(before: Space, after: Space) -> Iterator[str]:
     )
     if math.isnan(cosine) or math.isnan(isoscore):
         yield f"{told}."
-    elif cosine * isoscore > 0:
-        yield (
-            f"{told}: they disagree, for the cosine looks at directions from the origin and IsoScore at the spectrum "
-            "around the mean."
-        )
     else:
-        yield f"{told}: {'more' if isoscore > 0 else 'less' if isoscore < 0 else 'as'} isotropic by both."
+        yield f"{told}: {_verdict(cosine, isoscore)}."
     separation = new["class_separation"] - old["class_separation"]
     if not math.isnan(separation):
+        change = "as far apart as before" if abs(separation) < SAME else "further apart"
         yield (
-            f"Classes lie {'further apart' if separation > 0 else 'closer together'}: class separation "
+            f"Classes lie {change if separation > -SAME else 'closer together'}: class separation "
             f"{old['class_separation']:.2f} before, {new['class_separation']:.2f} after (1: each class a point)."
         )
+
+
+def _verdict(cosine: float, isoscore: float) -> str:
+    """What changes of the average cosine's size and of IsoScore mean, in words."""
+    changed = [abs(change) >= SAME for change in (cosine, isoscore)]
+    if not any(changed):
+        return "as isotropic as before"
+    if not changed[1]:
+        change = "less" if cosine > 0 else "more"
+        return f"{change} isotropic by the cosine alone (the mean moved, the spectrum did not)"
+    if not changed[0]:
+        return f"{'more' if isoscore > 0 else 'less'} isotropic by IsoScore alone"
+    if cosine * isoscore < 0:
+        return f"{'more' if isoscore > 0 else 'less'} isotropic by both"
+    return (
+        "they disagree, for the cosine looks at directions from the origin and IsoScore at the spectrum "
+        "around the mean"
+    )
 
 
 def geometry(
@@ -258,7 +273,13 @@ def geometry(
             if len(other.collection) != len(collection):
                 raise InvalidInput("the two backbones do not read the same photos; compare them one by one.")
             before = _space(loaded[1].name, other)
-        found = Geometry(data.name or str(data), collection, after, before, encoded.remarks, folder)
+        remarks = encoded.remarks
+        if len(collection) > PAIRED:
+            remarks = (
+                *remarks,
+                f"Uniformity is of {PAIRED} photos, evenly spread over all {len(collection)}.",
+            )
+        found = Geometry(data.name or str(data), collection, after, before, remarks, folder)
         if folder is not None:
             from fewsight.workflows.geometry_report import report_geometry
 
@@ -296,7 +317,7 @@ def _space(name: str, encoded: EncodedData) -> Space:
     parts = {
         part: measure_space(features[chosen], labels[chosen])
         for part, chosen in rows.items()
-        if len(chosen) > 1
+        if len(chosen) > 1 and (part == "all" or len(chosen) < len(labels))
     }
     return Space(name, features, parts)
 
@@ -315,6 +336,11 @@ def measure_space(features: Tensor, labels: Tensor) -> PartGeometry:
 
 
 def _measured(features: Tensor, labels: Tensor) -> dict[str, float]:
+    """Each measure by its name.
+
+    The power law of the spectrum is fitted from the 5th eigenvalue (of few: the first) to half of them, the 100th at
+    most: head and tail follow no such law.
+    """
     N, D = features.shape
     most = min(N - 1, D)
     last = min(100, most // 2)

@@ -18,7 +18,7 @@ from fewsight.report.plots import class_colour, curve_path
 from fewsight.report.wording import counted
 
 if TYPE_CHECKING:
-    from fewsight.workflows.geometry import Geometry, PartGeometry
+    from fewsight.workflows.geometry import Geometry, PartGeometry, Space
 
 __all__ = ["cosine_histogram", "report_geometry", "variance_shares"]
 
@@ -130,19 +130,25 @@ def report_geometry(found: Geometry, path: Path) -> None:
 
 
 def _table(found: Geometry, part: str) -> tuple[str, list[str], list[_Row]]:
-    columns, values = [], []
+    columns: list[str] = []
+    values: list[dict[str, float]] = []
     for space in found.spaces:
         held = space.parts[part]
-        columns += [f"{space.name}, unit length", f"{space.name}, raw"]
+        columns.append(_title(found, space))
         values += [held.unit, held.raw]
     lines = found.after.parts[part].lines
-    columns += ["collapsed classes", "white features"]
     values += [lines["collapsed"], lines["white"]]
     rows = [
         _Row(words, meaning, tuple(_shown(held.get(key, math.nan)) for held in values))
         for key, (words, meaning) in MEASURES.items()
     ]
     return _heading(part, found.after.parts[part]), columns, rows
+
+
+def _title(found: Geometry, space: Space) -> str:
+    if found.before is None:
+        return space.name
+    return f"{'after' if space is found.after else 'before'}: {space.name}"
 
 
 def _heading(part: str, held: PartGeometry) -> str:
@@ -170,7 +176,7 @@ def _spectrum(found: Geometry) -> Section:
     shares = [variance_shares(unit_rows(space.features)) for space in found.spaces]
     longest = max(2, *(len(share) for share in shares))
     lines = [
-        _Line(space.name, class_colour(index, 4), _log_log(share, longest))
+        _Line(_title(found, space), class_colour(index, 4), _log_log(share, longest))
         for index, (space, share) in enumerate(zip(found.spaces, shares, strict=True))
     ]
     D = found.after.features.shape[1]
@@ -179,8 +185,7 @@ def _spectrum(found: Geometry) -> Section:
     )
     whole = found.after.parts["all"]
     if 1 < whole.classes <= longest:
-        simplex = torch.full((whole.classes,), LEAST_SHARE)
-        simplex[:-1] = 1 / (whole.classes - 1)
+        simplex = torch.full((whole.classes - 1,), 1 / (whole.classes - 1))
         lines.append(
             _Line("classes collapsed to points", class_colour(3, 10), _log_log(simplex, longest), True)
         )
@@ -192,7 +197,7 @@ def _spectrum(found: Geometry) -> Section:
         tuple((math.log(rank) / math.log(longest), str(rank)) for rank in decades),
         tuple((1 + power / 5, f"{100 * 10.0**power:g} %") for power in (0, -1, -2, -3, -4, -5)),
     )
-    lead = "A flat curve uses many directions, a steep one few. A step down marks where the classes' directions end."
+    lead = "A flat curve uses many directions, a steep one few. Classes that are points end early."
     return Section("spectrum", "The spectrum", render("geometry_plots.html", plots=[plot]), lead)
 
 
@@ -233,7 +238,7 @@ def _cosines(found: Geometry) -> Section:
         )
         x_ticks = tuple((at, f"{2 * at - 1:g}") for at in (0, 0.25, 0.5, 0.75, 1))
         y_ticks = tuple((at, f"{100 * at * top:.0f} %") for at in (0, 0.5, 1))
-        plots.append(_Plot(space.name, "cosine of two photos", lines, x_ticks, y_ticks))
+        plots.append(_Plot(_title(found, space), "cosine of two photos", lines, x_ticks, y_ticks))
     lead = (
         "Likeness of two photos. All far to the right: a narrow cone, everything looks alike. The further apart the "
         "two curves, the better classes can be told."
@@ -259,7 +264,7 @@ def _maps(found: Geometry) -> Section:
             _Point(x, y, int(labels[row]), found.collection.file(row))
             for row, (x, y) in zip(chosen, places, strict=True)
         )
-        maps.append(_Map(space.name, points))
+        maps.append(_Map(_title(found, space), points))
     body = render(
         "geometry_maps.html",
         maps=maps,

@@ -74,7 +74,7 @@ class PredictionRun:
         told = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
         yield f"{len(self.rows)} photos: {told or 'none'}."
         if self.accuracy is not None:
-            yield f"Right on the {self.accuracy.n} photos whose class is known: {self.accuracy.percent()}."
+            yield f"Right on the {self.accuracy.n} answered photos whose class is known: {self.accuracy.percent()}."
         yield from self.remarks
         yield f"Report: {self.folder / 'report.html'}"
         yield from self.next_steps

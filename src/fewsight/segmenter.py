@@ -1,0 +1,333 @@
+"""`FewShotSegmenter`: a few labelled photos in; which classes are in other photos, and where, out.
+
+Labels of whole photos are enough; masks are used where they are given, photo by photo. A class that is called absent
+marks no pixel: "not here" is an answer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from fewsight.backbones.features import Features, pool
+from fewsight.class_labels import class_array, label_sets, membership
+from fewsight.data.collection import Collection
+from fewsight.errors import IncompatibleModel, InvalidInput
+from fewsight.heads.correlation import label_map
+from fewsight.heads.correspondence import ConditionedCorrespondence
+from fewsight.heads.head import DenseConditioned, Head, Support
+from fewsight.heads.presence import PresenceThreshold
+from fewsight.heads.vectors import unit
+from fewsight.model import read_model, write_model
+from fewsight.names import DENSE_HEADS, resolve
+from fewsight.photo_input import checked_labels, file_names, is_photos
+from fewsight.predictions import SupportMatch
+from fewsight.progress import say
+from fewsight.seeding import stream_seed
+from fewsight.whole_photos import Size, WholePhotoEncoder, collection_masks
+
+__all__ = ["FewShotSegmenter", "PhotoSegments"]
+
+VALUES = 2**26  # foreground values of one photo that are held at once: 256 MiB
+VOID = 255  # of masks, as heads read them
+NEAREST = 3  # support photos that are named for an answer
+SPEAKING = 0.02  # share of a photo's patches that name them
+
+
+class PhotoSegments(NamedTuple):
+    """One photo: `labels` int16 [H, W], 0 background, k + 1 = class k; `presence` probabilities [K]."""
+
+    labels: NDArray[numpy.int16]
+    presence: NDArray[numpy.float64]
+
+
+class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
+    """Find the classes of a few labelled photos in others, pixel by pixel.
+
+    Args:
+        backbone: a name for `load_backbone`, a path, or a `Backbone` with a patch grid.
+        head: `correspondence` (needs no training), `cst`, or a trained dense `Head`. `cst` by name has random
+            weights: it is for those who train it.
+        image_size: side in pixels that photos are squashed to; None: 256 for the bundled backbone, else its own.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: `auto`, `fp32`, `fp16`, `bf16`.
+        seed: of everything random: the weights of an untrained head.
+        false_alarms: call at most this share of absent classes present, as far as the support can promise it; None
+            weighs false alarms and misses alike.
+
+    Attributes:
+        classes_: the K labels, sorted.
+        files_: names of the S support photos.
+        masked_: how many of them came with a mask.
+    """
+
+    def __init__(
+        self,
+        backbone: Any = "auto",
+        head: Any = "correspondence",
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        seed: int = 0,
+        false_alarms: float | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.image_size = image_size
+        self.device = device
+        self.precision = precision
+        self.seed = seed
+        self.false_alarms = false_alarms
+
+    def fit(
+        self, X: Any, y: Any, masks: Sequence[Any] | None = None, *, files: Sequence[str] | None = None
+    ) -> FewShotSegmenter:
+        """Read the labelled photos.
+
+        Args:
+            X: paths, Pillow images, uint8 `[N, H, W, 3]`, or a `Collection`, whose own masks are used.
+            y: a label a photo, or a list or set of them.
+            masks: an array `[H, W]` a photo, or None for a photo without. Whole numbers: 0 background, k + 1 for
+                `classes_[k]` (the sorted labels), -1 not known. Bool: the object, for a photo with one label.
+            files: a name a photo, for reasons and errors; paths name themselves.
+
+        Raises:
+            InvalidInput: lengths differ, or a mask does not fit its photo or marks nothing of its class.
+            UnreadableImage: a photo cannot be decoded.
+        """
+        self._check_settings()
+        if not is_photos(X):
+            raise InvalidInput("X holds no photos; a segmenter needs paths, pictures or uint8 [N, H, W, 3].")
+        encoder = WholePhotoEncoder(self.backbone, self.image_size, self.device, self.precision)
+        head = self._made_head(encoder)
+        labels, _ = label_sets(checked_labels(y, len(X)))
+        features, sizes = encoder.features_and_sizes(X, head)
+        self._encoder, self.head_ = encoder, head
+        self.files_ = file_names(X, files, len(sizes))
+        self.classes_ = class_array(label for row in labels for label in row)
+        names = tuple(str(label) for label in self.classes_.tolist())
+        if masks is None and isinstance(X, Collection):
+            masks = collection_masks(X, sizes, names)
+        self.membership_ = membership(labels, self.classes_)
+        given = self._checked_masks(masks, sizes)
+        self.masked_ = sum(mask is not None for mask in given)
+        conditioned = head.condition(Support(features, self.membership_, names, given))
+        # what a saved model answers, this one answers: the state is kept in half precision
+        self.conditioned_ = cast("DenseConditioned", head.restore(names, conditioned.state()))
+        self.support_vectors_ = self.query_vectors(features)
+        self._set_presence()
+        return self
+
+    def predict(self, X: Any) -> list[NDArray[numpy.int16]]:
+        """A label map int16 `[H, W]` for each photo at its original size: 0 background, k + 1 = `classes_[k]`."""
+        features, sizes = self._encoded(X)
+        return [found.labels for found in self.answers(features, sizes)]
+
+    def predict_presence(self, X: Any) -> NDArray[numpy.float64]:
+        """Probability that each class is in each photo, `[N, K]`; called present above 0.5."""
+        features, sizes = self._encoded(X)
+        rows = [self._presence(features.rows([row]))[0] for row in range(len(sizes))]
+        return torch.stack(rows).numpy() if rows else numpy.zeros((0, len(self.classes_)))
+
+    def answers(self, features: Features, sizes: Sequence[Size]) -> Iterator[PhotoSegments]:
+        """Label map and presence of each photo, from features of `photo_encoder()` and the photos' sizes."""
+        check_is_fitted(self, "conditioned_")
+        for row, size in enumerate(sizes):
+            found = self.conditioned_.segment(features.rows([row]), _bounded(size, len(self.classes_)))
+            presence = self._decided(found.presence.double())[0]
+            labels = _label_map(found.foreground[0], presence > 0.5, size)
+            yield PhotoSegments(labels.numpy().astype(numpy.int16), presence.numpy())
+
+    def nearest(self, features: Features) -> list[tuple[SupportMatch, ...]]:
+        """The support photos that answered for each photo: owners of its best matched patches, likeliest class.
+
+        With a head that does not match patches, the photos most like it as a whole.
+        """
+        conditioned = self.conditioned_
+        if not isinstance(conditioned, ConditionedCorrespondence):
+            similarity = self.query_vectors(features) @ self.support_vectors_.T
+            return [self._named(row, range(len(row))) for row in similarity]
+        images, _, cosines = conditioned.matches(features)
+        margins, presence = conditioned.margins(features).flatten(2), self._presence(features)
+        told = []
+        for query, way in enumerate(presence.argmax(1).tolist()):
+            count = max(1, round(SPEAKING * margins.shape[2]))
+            chosen = margins[query, way].topk(count).indices
+            owners = images[query, way].flatten()[chosen]
+            best = torch.full((len(self.files_),), -torch.inf)
+            best.scatter_reduce_(0, owners, cosines[query, way].flatten()[chosen].float(), "amax")
+            told.append(self._named(best, owners.unique().tolist(), way))
+        return told
+
+    def photo_encoder(self) -> WholePhotoEncoder:
+        """The backbone behind this segmenter."""
+        check_is_fitted(self, "conditioned_")
+        return self._encoder
+
+    def query_vectors(self, features: Features) -> Tensor:
+        """One vector a photo at unit length, `[B, D]`."""
+        how = self._encoder.backbone.pooling if features.patches is not None else "cls"
+        return unit(pool(features, how))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder: it answers without the support photos, and holds the backbone.
+
+        Raises:
+            InvalidInput: a label is neither text nor a number, or the head is not one of fewsight's.
+        """
+        check_is_fitted(self, "conditioned_")
+        from fewsight.saved_segmenter import pack
+
+        write_model(folder, pack(self))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, backbone: Any = None, device: str = "auto", precision: str = "auto"
+    ) -> FewShotSegmenter:
+        """Read a model folder.
+
+        Args:
+            folder: what `save` wrote.
+            backbone: only where the model was made with a `Backbone` of the caller's own class: that backbone.
+            device, precision: of the backbone.
+
+        Raises:
+            InvalidInput: there is no model.
+            IncompatibleModel: it is damaged, changed, of another kind or of an unknown version.
+        """
+        from fewsight.saved_segmenter import unpack
+
+        saved = read_model(folder, "segmenter")
+        try:
+            return unpack(saved, cls, backbone=backbone, device=device, precision=precision)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise IncompatibleModel(f"{folder} does not describe a segmenter ({error}).") from error
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "conditioned_")
+
+    def _check_settings(self) -> None:
+        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
+            raise InvalidInput(
+                f"false_alarms is {self.false_alarms}; expected a share in (0, 1), such as 0.1, or None."
+            )
+
+    def _made_head(self, encoder: WholePhotoEncoder) -> Head:
+        if isinstance(self.head, Head):
+            return copy.deepcopy(self.head).eval()
+        if not isinstance(self.head, str) or self.head not in DENSE_HEADS:
+            raise InvalidInput(
+                f"head is {self.head!r}; expected a trained Head or one of: {', '.join(DENSE_HEADS)}."
+            )
+        if self.head == "cst":
+            say("The head cst has random weights here: its answers mean nothing until it is trained.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, "segmenter head") >> 1)
+            head: Head = resolve("dense heads", self.head).for_backbone(encoder.backbone)
+        return head.eval()
+
+    def _checked_masks(self, masks: Sequence[Any] | None, sizes: Sequence[Size]) -> tuple[Tensor | None, ...]:
+        if masks is None:
+            return (None,) * len(sizes)
+        if len(masks) != len(sizes):
+            raise InvalidInput(
+                f"masks has {len(masks)} entries for {len(sizes)} photos; use None for a photo without."
+            )
+        return tuple(
+            None if mask is None else self._checked_mask(numpy.asarray(mask), row, sizes[row])
+            for row, mask in enumerate(masks)
+        )
+
+    def _checked_mask(self, mask: NDArray[Any], row: int, size: Size) -> Tensor:
+        name, own = self.files_[row], self.membership_[row].nonzero()[:, 0].tolist()
+        if mask.shape != tuple(size) or mask.dtype.kind not in "biu":
+            raise InvalidInput(
+                f"the mask of {name} has shape {list(mask.shape)} and dtype {mask.dtype}; expected whole numbers or "
+                f"bool {list(size)}."
+            )
+        if mask.dtype == bool and len(own) != 1:
+            raise InvalidInput(
+                f"the mask of {name} is bool, but it has {len(own)} labels; give class numbers."
+            )
+        values = mask.astype(numpy.int64) * (own[0] + 1 if mask.dtype == bool else 1)
+        if values.size and not -1 <= values.min() <= values.max() <= len(self.classes_):
+            raise InvalidInput(
+                f"the mask of {name} reaches from {values.min()} to {values.max()}; expected -1 to "
+                f"{len(self.classes_)}."
+            )
+        for way in own:
+            if not (values == way + 1).any():
+                raise InvalidInput(
+                    f"the mask of {name} marks no pixel of {str(self.classes_[way])!r}, its label; mend the mask or "
+                    "the label, or leave the mask out."
+                )
+        return torch.from_numpy(numpy.where(values < 0, VOID, values).astype(numpy.int32))
+
+    def _set_presence(self) -> None:
+        """With a promise asked for: the threshold that gives it."""
+        self.presence_: PresenceThreshold | None = None
+        if self.false_alarms is None:
+            return
+        if not isinstance(self.conditioned_, ConditionedCorrespondence):
+            raise InvalidInput("false_alarms needs head='correspondence', which scores its own support.")
+        self.presence_ = self.conditioned_.presence_threshold(false_alarms=self.false_alarms)
+
+    def _presence(self, features: Features) -> Tensor:
+        return self._decided(self.conditioned_.segment(features, (1, 1)).presence.double())
+
+    def _decided(self, presence: Tensor) -> Tensor:
+        """Probabilities under the threshold that was asked for."""
+        if self.presence_ is None:
+            return presence
+        usual = cast("ConditionedCorrespondence", self.conditioned_).threshold
+        raw = presence.logit() * usual.scale + usual.value
+        return ((raw - self.presence_.value) / self.presence_.scale).sigmoid()
+
+    def _encoded(self, X: Any) -> tuple[Features, list[Size]]:
+        check_is_fitted(self, "conditioned_")
+        if hasattr(X, "__len__") and not len(X):
+            return self._encoder.features_and_sizes([], self.head_)
+        if not is_photos(X):
+            raise InvalidInput("X holds no photos; a segmenter needs paths, pictures or uint8 [N, H, W, 3].")
+        return self._encoder.features_and_sizes(X, self.head_)
+
+    def _named(
+        self, similarity: Tensor, rows: Sequence[int], way: int | None = None
+    ) -> tuple[SupportMatch, ...]:
+        ordered = sorted(rows, key=lambda row: -float(similarity[row]))[:NEAREST]
+        columns = [int(self.membership_[row].nonzero()[0, 0]) if way is None else way for row in ordered]
+        return tuple(
+            SupportMatch(self.files_[row], str(self.classes_[column]), float(similarity[row]))
+            for row, column in zip(ordered, columns, strict=True)
+        )
+
+
+def _bounded(size: Size, classes: int) -> Size:
+    """The size at which a head is asked: the photo's, or a smaller one where memory would not hold all classes."""
+    share = min(1.0, (VALUES / (classes * size[0] * size[1])) ** 0.5)
+    return max(1, int(size[0] * share)), max(1, int(size[1] * share))
+
+
+def _label_map(foreground: Tensor, present: Tensor, size: Size) -> Tensor:
+    """Labels `[H, W]` of the present classes from foreground `[K, h, w]`, class by class where it is enlarged."""
+    if tuple(foreground.shape[1:]) == tuple(size):
+        return label_map(torch.where(present[:, None, None], foreground, 0))
+    best, labels = torch.full(size, 0.5), torch.zeros(size, dtype=torch.int64)
+    for way in present.nonzero()[:, 0].tolist():
+        one = F.interpolate(foreground[None, way : way + 1], size=size, mode="bilinear", align_corners=False)[
+            0, 0
+        ]
+        labels[one > best] = way + 1
+        best = torch.maximum(best, one)
+    return labels
