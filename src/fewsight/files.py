@@ -41,6 +41,8 @@ RUN_FILES = (
     "areas.csv",
     "classes.csv",
     "index.csv",
+    "geometry.json",
+    "neighbours.json",
     "masks",
     "overlays",
     "features-*.safetensors",

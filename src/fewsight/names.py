@@ -138,6 +138,8 @@ PUBLIC: dict[str, str] = {
     "embed": "fewsight.workflows.embed:embed",
     "evaluate": "fewsight.workflows.evaluate:evaluate",
     "metatrain": "fewsight.workflows.metatrain:metatrain",
+    "geometry": "fewsight.workflows.geometry:geometry",
+    "neighbours": "fewsight.workflows.neighbours:neighbours",
 }
 
 

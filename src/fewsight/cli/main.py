@@ -11,7 +11,18 @@ from fewsight.errors import FewsightError
 
 __all__ = ["app", "main"]
 
-VERBS = ("demo", "doctor", "predict", "embed", "evaluate", "metatrain", "backbones", "cache")
+VERBS = (
+    "demo",
+    "doctor",
+    "predict",
+    "embed",
+    "evaluate",
+    "metatrain",
+    "geometry",
+    "neighbours",
+    "backbones",
+    "cache",
+)
 
 INTERRUPTED = 130
 
