@@ -44,7 +44,7 @@ class WholePhotoEncoder(PhotoEncoder):
             size = whole.transform.size
             if self.saved is None and self.image_size is not None:
                 side = self.image_size
-                size = (side, side) if isinstance(side, int) else tuple(side)
+                size = side if isinstance(side, tuple) else (side, side)
             elif self.saved is None and whole.name == BUNDLED:
                 size = (BUNDLED_SIDE, BUNDLED_SIDE)
             whole.transform = replace(whole.transform, size=size, mode="squash", crop_fraction=1.0)
