@@ -112,6 +112,8 @@ def test_a_promise_of_false_alarms_is_kept_on_the_support() -> None:
     assert strict.presence_ is not None
     assert strict.presence_.rule in ("conformal", "largest")
     usual = make().fit(photos, labels)
+    again = make().fit(photos, labels).set_false_alarms(0.15)
+    assert numpy.array_equal(again.predict_presence(photos), strict.predict_presence(photos))
     order = numpy.argsort(usual.predict_presence(photos)[:, 0])
     assert (numpy.diff(strict.predict_presence(photos)[order, 0]) >= -1e-6).all()
 

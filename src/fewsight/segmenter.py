@@ -180,6 +180,17 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         how = self._encoder.backbone.pooling if features.patches is not None else "cls"
         return unit(pool(features, how))
 
+    def set_false_alarms(self, false_alarms: float | None) -> FewShotSegmenter:
+        """Change the promised share of false alarms without fitting again.
+
+        Raises:
+            InvalidInput: the share is out of range, or the head cannot promise one.
+        """
+        self.false_alarms = false_alarms
+        self._check_settings()
+        self._set_presence()
+        return self
+
     def save(self, folder: str | Path) -> None:
         """Write the model folder: it answers without the support photos, and holds the backbone.
 

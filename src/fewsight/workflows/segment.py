@@ -196,7 +196,8 @@ class _Run:
     def _segmenter(self, photos: LabelledPhotos | None) -> FewShotSegmenter:
         s = self.settings
         if photos is None:
-            return FewShotSegmenter.load(self.support, device=s.device, precision=s.precision)
+            loaded = FewShotSegmenter.load(self.support, device=s.device, precision=s.precision)
+            return loaded if s.false_alarms is None else loaded.set_false_alarms(s.false_alarms)
         segmenter = FewShotSegmenter(
             s.backbone,
             s.head,
