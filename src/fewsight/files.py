@@ -38,6 +38,8 @@ RUN_FILES = (
     "predictions.jsonl",
     "photos.csv",
     "segments.json",
+    "segments.part.jsonl",
+    "predictions.part.jsonl",
     "areas.csv",
     "classes.csv",
     "index.csv",

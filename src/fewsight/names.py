@@ -56,7 +56,7 @@ HEADS: dict[str, Entry] = {
 DENSE_HEADS: dict[str, Entry] = {
     "correspondence": Entry(
         "fewsight.heads.correspondence:Correspondence",
-        "says where by matching patches, without training",
+        "says what is there and where by matching patches, without training (`segment`)",
         "own; after Amir et al. 2021 and others",
     ),
     "cst": Entry(
@@ -131,9 +131,11 @@ TABLES: dict[str, dict[str, Entry]] = {"heads": HEADS, "dense heads": DENSE_HEAD
 # name in `fewsight` -> "module:attribute"
 PUBLIC: dict[str, str] = {
     "FewShotClassifier": "fewsight.classifier:FewShotClassifier",
+    "FewShotSegmenter": "fewsight.segmenter:FewShotSegmenter",
     "load_backbone": "fewsight.backbones.loading:load_backbone",
     "load_model": "fewsight.workflows.load_model:load_model",
     "predict": "fewsight.workflows.predict:predict",
+    "segment": "fewsight.workflows.segment:segment",
     "doctor": "fewsight.workflows.doctor:doctor",
     "embed": "fewsight.workflows.embed:embed",
     "evaluate": "fewsight.workflows.evaluate:evaluate",

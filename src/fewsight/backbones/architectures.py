@@ -136,6 +136,11 @@ def _untrained_timm(
 
 
 def checked_architecture(architecture: Any) -> str:
+    """The name of an architecture of timm.
+
+    Raises:
+        InvalidInput: timm has none of that name.
+    """
     import timm
 
     if not isinstance(architecture, str) or not timm.is_model(architecture):
@@ -144,6 +149,11 @@ def checked_architecture(architecture: Any) -> str:
 
 
 def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a network, plain values under names on the allow-list.
+
+    Raises:
+        InvalidInput: a name or a value is not allowed.
+    """
     for key, value in arguments.items():
         plain = value if isinstance(value, (list, tuple)) else [value]
         if key not in _ARGUMENTS or not all(

@@ -15,6 +15,7 @@ VERBS = (
     "demo",
     "doctor",
     "predict",
+    "segment",
     "embed",
     "evaluate",
     "metatrain",

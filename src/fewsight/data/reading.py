@@ -63,6 +63,7 @@ def described(collection: Collection, layout: Layout, ignored: dict[str, int]) -
 
 
 def counted(counts: Mapping[str, int]) -> str:
+    """Names with their counts, in the order of names."""
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
 
 
