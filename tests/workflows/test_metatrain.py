@@ -1,0 +1,129 @@
+"""`metatrain`: recipes are read and checked, a run trains, resumes, refuses another one, and its model loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from photo_folders import write_labelled
+
+from fewsight.backbones.loading import load_backbone
+from fewsight.errors import InvalidInput, RunExists
+from fewsight.workflows import metatrain as module
+from fewsight.workflows.evaluate import evaluate
+from fewsight.workflows.metatrain import MetatrainRecipe, metatrain
+from fewsight.workflows.recipes import packaged_recipes, read_recipe, with_overrides
+
+SMALL = (
+    "episodes.way=2",
+    "episodes.query=2",
+    "validation.way=2",
+    "validation.query=2",
+    "held_out=0.5",
+    "rotations=true",
+    "validation_episodes=5",
+    "validation_every=4",
+    "training.steps=12",
+    "training.checkpoint_every=3",
+    "training.learning_rate=0.01",
+    "head_settings.metric=euclidean",
+)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_labelled(tmp_path / "photos", 5)
+
+
+def test_trains_and_its_model_is_a_backbone(photos: Path, tmp_path: Path) -> None:
+    run = metatrain(photos, tmp_path / "run", overrides=SMALL, quiet=True)
+    assert run.result.finished
+    assert run.validation is not None
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["validation"] for line in lines if "validation" in line}
+    assert sorted(measured) == [3, 7, 11]
+    assert run.validation.mean == max(measured.values())
+    backbone = load_backbone(str(tmp_path / "run" / "model"))
+    assert backbone.name == "conv4"
+    found = evaluate(
+        photos, backbone=str(tmp_path / "run" / "model"), way=2, shots=(1,), query=2, episodes=5, quiet=True
+    )
+    assert found.results[0].value.n == 5
+    with pytest.raises(RunExists):
+        metatrain(photos, tmp_path / "run", overrides=SMALL, quiet=True)
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metatrain(photos, tmp_path / "whole", overrides=SMALL, quiet=True)
+    accuracy, calls = module.episode_accuracy, []
+
+    def dying(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return accuracy(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "episode_accuracy", dying)
+    with pytest.raises(KeyboardInterrupt):
+        metatrain(photos, tmp_path / "broken", overrides=SMALL, quiet=True)
+    monkeypatch.setattr(module, "episode_accuracy", accuracy)
+    metatrain(photos, tmp_path / "broken", overrides=SMALL, resume=True, quiet=True)
+    one, other = (load_backbone(str(tmp_path / name / "model")).state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_resume_names_what_changed(photos: Path, tmp_path: Path) -> None:
+    metatrain(photos, tmp_path / "run", overrides=SMALL, quiet=True)
+    with pytest.raises(InvalidInput, match="seed was 0, now 1"):
+        metatrain(photos, tmp_path / "run", overrides=SMALL, seed=1, resume=True, quiet=True)
+    (photos / "dots" / "0.png").unlink()
+    with pytest.raises(InvalidInput, match="content of data"):
+        metatrain(photos, tmp_path / "run", overrides=SMALL, resume=True, quiet=True)
+
+
+def test_input_that_cannot_work_is_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="5-way"):
+        metatrain(photos, tmp_path / "a", quiet=True)
+    with pytest.raises(InvalidInput, match="do not fit the head"):
+        metatrain(photos, tmp_path / "b", overrides=(*SMALL, "head_settings.nonsense=1"), quiet=True)
+    with pytest.raises(InvalidInput, match="none of the 1028 train classes"):
+        metatrain(photos, tmp_path / "c", overrides=(*SMALL, "class_split=omniglot_vinyals"), quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(packaged_recipes()))
+def test_every_packaged_recipe_is_understood(name: str) -> None:
+    assert read_recipe(MetatrainRecipe, name).training.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainig.steps=3", "Did you mean training"),
+        ("training.stepz=3", "Did you mean steps"),
+        ("training.steps=none", "training.steps"),
+        ("training.steps=0", "steps is 0"),
+        ("backbone", "KEY=VALUE"),
+    ],
+)
+def test_wrong_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        read_recipe(MetatrainRecipe, None, [override])
+
+
+def test_overrides_do_not_change_what_they_are_given() -> None:
+    values = {"training": {"steps": 5}}
+    assert with_overrides(values, ["training.steps=7"])["training"]["steps"] == 7
+    assert values == {"training": {"steps": 5}}
+
+
+def test_damaged_recipe_file_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("backbone: conv4\nhead: [\n")
+    with pytest.raises(InvalidInput, match=r"mine\.yaml, line"):
+        read_recipe(MetatrainRecipe, path)
+    with pytest.raises(InvalidInput, match="Did you mean omniglot_prototypes"):
+        read_recipe(MetatrainRecipe, "omniglot_prototype")
