@@ -1,4 +1,8 @@
-"""`python -m benchmarks` (or `make bench`): every benchmark, one after the other."""
+"""`python -m benchmarks [NAME ...]` (or `make bench`): every benchmark, one after the other.
+
+Peers come with `pip install '.[bench]'`; a script whose peer is missing fails by itself, and the others go on.
+`omniglot` judges a trained model and is run by hand.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,21 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+NOT_RUN = ("__main__", "measure", "omniglot")
 
 
 def main(names: list[str]) -> int:
     """Run all scripts, or those named; the exit code counts the failures."""
-    scripts = sorted(path for path in HERE.glob("*.py") if path.stem not in ("__main__", "measure"))
-    failures = 0
-    for script in scripts:
-        if names and script.stem not in names:
-            continue
+    scripts = [path for path in sorted(HERE.glob("*.py")) if path.stem not in NOT_RUN]
+    chosen = [path for path in scripts if not names or path.stem in names]
+    failed = []
+    for script in chosen:
         print(f"== {script.stem}", flush=True)
-        failures += subprocess.run([sys.executable, str(script)], check=False).returncode != 0
-    return failures
+        if subprocess.run([sys.executable, str(script)], check=False).returncode:
+            failed.append(script.stem)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return len(failed)
 
 
 if __name__ == "__main__":
