@@ -180,7 +180,7 @@ def main() -> None:
         if name != "large":  # a float32 call there takes ten seconds; the others have shown that values agree
             checked(calls)
         costs = compare(calls, arguments.repetitions)
-        text += f"## {name}\n{table(costs, next(iter(calls)), limit)}\n"
+        text += f"## {name}\n{table(costs, next(iter(calls)), limit_ms=limit)}\n"
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

@@ -61,7 +61,7 @@ def main() -> None:
         for other in others:
             error = abs(float(calls[other]()) / expected - 1)
             assert error < (1e-3 if name == "RankMe" or "bfloat16" in other else 1e-4), (other, error)
-        text += f"## {name}\n{table(compare(calls, arguments.repetitions), peer, limit)}\n"
+        text += f"## {name}\n{table(compare(calls, arguments.repetitions), peer, limit_ms=limit)}\n"
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

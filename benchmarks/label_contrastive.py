@@ -73,7 +73,7 @@ def main() -> None:
         assert abs(float(ours_value - value)) < 1e-5 * float(value)
         assert float((ours_gradient - gradient).norm() / gradient.norm()) < tolerance
     limit = 6 * 2 * (2 * arguments.images) ** 2 * WIDTH / 2 / 190e6
-    text = table(compare(calls, arguments.repetitions), next(iter(calls)), limit)
+    text = table(compare(calls, arguments.repetitions), next(iter(calls)), limit_ms=limit)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
