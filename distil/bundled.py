@@ -49,13 +49,13 @@ def prepare(options: argparse.Namespace) -> None:
     """Write views and targets of the wanted blocks that are not there yet."""
     options.work.mkdir(parents=True, exist_ok=True)
     teacher = Teacher(options.data / TEACHER).to(memory_format=torch.channels_last)
-    for block in options.blocks:
+    for block, limit in zip(options.blocks, options.rows or [None] * len(options.blocks), strict=True):
         finished = options.work / f"targets_{block}.done"
         if finished.exists():
             continue
         views = options.work / f"views_{block}.npy"
         print(write_views(options.data, views, seed=options.seed, block=block), "views", flush=True)
-        write_targets(teacher, views, options.work, block)
+        write_targets(teacher, views, options.work, block, limit=limit)
         finished.touch()
 
 
@@ -120,11 +120,11 @@ def main() -> None:
             continue
         sub.add_argument("--data", type=Path, required=True)
         sub.add_argument("--blocks", type=int, nargs="+", default=[0])
+        sub.add_argument(
+            "--rows", type=int, nargs="+", help="views of each block that are used (default: all)"
+        )
         if name == "train":
             sub.add_argument("--stages", nargs="+", default=["a", "b", "c", "d"], choices=sorted(STAGES))
-            sub.add_argument(
-                "--rows", type=int, nargs="+", help="views of each block that are used (default: all)"
-            )
             sub.add_argument("--steps", type=int, help="in place of the stage's own")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -70,9 +70,11 @@ def dense_basis(teacher: Teacher, views: numpy.ndarray) -> Basis:
     return Basis.fit(torch.cat(rows), DENSE_DIMS)
 
 
-def write_targets(teacher: Teacher, views_file: Path, folder: Path, block: int, batch: int = 32) -> None:
-    """Write `early`, `late`, `pooled`, `dense` of one block of views as float16 arrays."""
-    views = numpy.load(views_file, mmap_mode="r")
+def write_targets(
+    teacher: Teacher, views_file: Path, folder: Path, block: int, *, limit: int | None = None, batch: int = 32
+) -> None:
+    """Write `early`, `late`, `pooled`, `dense` of the first `limit` views of a block as float16 arrays."""
+    views = numpy.load(views_file, mmap_mode="r")[:limit]
     basis_file = folder / "dense_basis.pt"
     if not basis_file.exists():
         torch.save(vars(dense_basis(teacher, views)), basis_file)

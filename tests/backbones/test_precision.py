@@ -72,8 +72,22 @@ def test_the_mode_is_put_back_also_after_an_error(backbone):
         assert backbone.training is mode
 
 
+@pytest.fixture(params=["as this machine can", "no layout"])
+def layout(request, monkeypatch):
+    """Both outcomes on every machine: the processor lays out 16-bit matrices, or torch refuses to."""
+    precision._can_pack.cache_clear()
+    if request.param == "no layout":
+
+        def refuse(*_):
+            raise RuntimeError("mkldnn_reorder_linear_weight: fp16 path needs the cpu support")
+
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    yield request.param
+    precision._can_pack.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_packed_layers_are_plain_ones(dtype):
+def test_packed_layers_are_plain_ones(dtype, layout):
     torch.manual_seed(0)
     plain, packed = torch.nn.Linear(24, 40).to(dtype), PackedLinear(24, 40).to(dtype)
     packed.load_state_dict(plain.state_dict())
@@ -86,6 +100,17 @@ def test_packed_layers_are_plain_ones(dtype):
     with torch.no_grad():
         torch.testing.assert_close(packed(strided), plain(strided), rtol=0.01, atol=0.01)
     assert packed(torch.randn(2, 24).to(dtype)).requires_grad
+    assert (packed._packed is not None) is precision._can_pack(dtype, "cpu")
+    assert layout != "no layout" or packed._packed is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_says_the_same_with_and_without_the_layout(backbone, dtype, layout):
+    half = at_precision(backbone, dtype, CPU)
+    kinds = {type(m) for m in half.modules() if isinstance(m, torch.nn.Linear)}
+    assert kinds == {PackedLinear if precision._can_pack(dtype, "cpu") else torch.nn.Linear}
+    assert agreement(backbone, half) > 0.999
+    assert not precision._can_pack(dtype, "cuda")
 
 
 def test_packed_layers_follow_their_weights():

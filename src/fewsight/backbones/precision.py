@@ -74,7 +74,7 @@ def at_precision(backbone: Backbone, dtype: torch.dtype, device: torch.device) -
     if as_it_is and convolutions < 2:  # a vision transformer has one, which cuts the patches
         return backbone
     moved = copy.deepcopy(backbone).to(device, dtype).requires_grad_(False)
-    if device.type == "cpu" and dtype.itemsize == 2 and _can_pack(dtype):
+    if dtype.itemsize == 2 and _can_pack(dtype, device.type):
         _pack_linear(moved)
     if convolutions < 2:
         return moved
@@ -85,14 +85,18 @@ class PackedLinear(nn.Linear):
     """A linear layer for inference whose 16-bit matrix is laid out once as the processor multiplies it.
 
     The plain layer does that again at every call, which is up to 45 % of its time. Weight and bias stay readable;
-    with gradients, or after a change of format, it is the plain layer.
+    with gradients, after a change of format, and where torch cannot lay out a format (float16 needs `avx512_fp16` or
+    `avx_ne_convert`; anything but a processor), it is the plain layer.
     """
 
     _packed: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
-        if torch.is_grad_enabled() or input.dtype != self.weight.dtype or not input.numel():
+        weight = self.weight
+        if torch.is_grad_enabled() or input.dtype != weight.dtype or not input.numel():
+            return super().forward(input)
+        if not _can_pack(weight.dtype, weight.device.type):
             return super().forward(input)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
@@ -114,12 +118,14 @@ def _pack_linear(network: nn.Module) -> None:
 
 
 @functools.cache
-def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build of torch and this processor multiply packed matrices of a format."""
-    layer = PackedLinear(16, 16, dtype=dtype)
+def _can_pack(dtype: torch.dtype, device_type: str) -> bool:
+    """Whether this build of torch and this processor lay out and multiply matrices of a format."""
+    if device_type != "cpu":
+        return False
+    matrix = torch.zeros(16, 16, dtype=dtype)
     try:
-        with torch.no_grad():
-            layer(torch.zeros(2, 16, dtype=dtype))
+        packed = torch.ops.mkldnn._reorder_linear_weight(matrix)
+        torch.ops.mkldnn._linear_pointwise(matrix, packed, None, "none", [], "")
     except (AttributeError, RuntimeError):
         return False
     return True
