@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewsight.backbones.features import Features
+from fewsight.data.views import ViewSpec
 
 __all__ = ["Batch", "Objective", "Progress", "Sampling", "Terms"]
 
@@ -79,9 +80,11 @@ class Objective(nn.Module, ABC):
     Attributes:
         sampling: what a batch is made of: `instances` (photos without labels), `balanced` (P classes x K
             photos), `episodes` (support and query), `features` (stored features).
+        views: the augmented views of a photo that `Batch.images` holds, in this order; empty = one plain view.
     """
 
     sampling: Sampling = "instances"
+    views: tuple[ViewSpec, ...] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Terms:
@@ -91,6 +94,14 @@ class Objective(nn.Module, ABC):
     def backbone(self) -> nn.Module:
         """What is kept when training ends."""
 
+    def trained_backbone(self) -> nn.Module:
+        """The backbone that gets gradients; another than `backbone()` where an average of it is kept."""
+        return self.backbone()
+
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        """Parameters without weight decay besides vectors."""
+        return ()
+
     def backward(self, batch: Batch, scale: float = 1.0) -> Terms:
         """Add the gradient of `scale * total` to `.grad`; return the detached terms.
 
@@ -99,6 +110,10 @@ class Objective(nn.Module, ABC):
         terms = self(batch)
         (terms.total * scale).backward()  # type: ignore[no-untyped-call]
         return Terms({name: value.detach() for name, value in terms.values.items()}, terms.weights)
+
+    def before_step(self, progress: Progress) -> None:
+        """Called before the batches of each optimiser step (temperatures, what is frozen for now)."""
+        return
 
     def after_step(self, progress: Progress) -> None:
         """Called after each optimiser step (teacher averages, centres)."""

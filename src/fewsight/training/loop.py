@@ -173,7 +173,7 @@ def _prepare(objective: Objective, settings: TrainingSettings) -> _State:
     optimiser = make_optimiser(parameter_groups(objective, settings), settings)
     average = None if settings.ema is None else WeightAverage(objective, settings.ema)
     if settings.compile:
-        objective.backbone().compile()
+        objective.trained_backbone().compile()
     return _State(objective, optimiser, average)
 
 
@@ -184,6 +184,7 @@ def _step(
     state.optimiser.zero_grad(set_to_none=True)
     torch.manual_seed(stream_seed(seed, "step", state.step, distributed.rank()) >> 1)
     sums: dict[str, Tensor] = {}
+    objective.before_step(Progress(state.step, settings.steps))
     for _ in range(settings.accumulation):
         batch = next(batches)
         with clock.compute(), _autocast(settings, objective):

@@ -15,11 +15,13 @@ __all__ = ["parameter_groups"]
 def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Groups for a torch optimiser, each with `params`, `factor` (on the rate) and `decays` (0 or 1).
 
-    Vectors and scalars do not decay. Backbone parameters have `backbone_rate`, and `layer_decay` by depth. With
+    Vectors, scalars and what the objective names `undecayed` do not decay. Backbone parameters have `backbone_rate`, and `layer_decay` by depth. With
     `backbone_rate` 0 they are left out and keep no gradient.
     """
-    backbone = {id(parameter): name for name, parameter in objective.backbone().named_parameters()}
-    scales = _backbone_factors(objective.backbone(), settings)
+    trained = objective.trained_backbone()
+    backbone = {id(parameter): name for name, parameter in trained.named_parameters()}
+    scales = _backbone_factors(trained, settings)
+    undecayed = {id(parameter) for parameter in objective.undecayed()}
     groups: dict[tuple[float, int], list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if not parameter.requires_grad:
@@ -28,7 +30,8 @@ def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[d
         if factor == 0:
             parameter.requires_grad_(False)
             continue
-        groups.setdefault((factor, int(parameter.ndim > 1)), []).append(parameter)
+        decays = int(parameter.ndim > 1 and id(parameter) not in undecayed)
+        groups.setdefault((factor, decays), []).append(parameter)
     return [
         {"params": parameters, "factor": factor, "decays": decays, "lr": 0.0, "weight_decay": 0.0}
         for (factor, decays), parameters in groups.items()
