@@ -15,8 +15,8 @@ __all__ = ["parameter_groups"]
 def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Groups for a torch optimiser, each with `params`, `factor` (on the rate) and `decays` (0 or 1).
 
-    Vectors, scalars and what the objective names `undecayed` do not decay. Backbone parameters have `backbone_rate`, and `layer_decay` by depth. With
-    `backbone_rate` 0 they are left out and keep no gradient.
+    Vectors, scalars and what the objective names `undecayed` do not decay. Backbone parameters have
+    `backbone_rate`, and `layer_decay` by depth. With `backbone_rate` 0 they are left out and keep no gradient.
     """
     trained = objective.trained_backbone()
     backbone = {id(parameter): name for name, parameter in trained.named_parameters()}
