@@ -11,6 +11,7 @@ from fewsight.evaluation.intervals import (
     compare,
     group_bootstrap,
     mean_interval,
+    paired_interval,
     proportion_interval,
 )
 
@@ -70,8 +71,41 @@ def test_pairs_show_what_means_cannot():
     assert compare([0.1], [0.2]).sentence.startswith("Not judged")
 
 
+def test_paired_answers_have_the_interval_of_bonett_and_price():
+    gained, lost, same = 9, 3, 28
+    interval = paired_interval([1.0] * gained + [-1.0] * lost + [0.0] * same)
+    one, other, size = (gained + 1) / 42, (lost + 1) / 42, 42
+    spread = math.sqrt((one + other - (one - other) ** 2) / size)
+    assert interval.mean == pytest.approx(6 / 40)
+    assert interval.half_width == pytest.approx(2.0227 * spread, rel=1e-4)  # t of 39 degrees, table
+    assert (interval.low + interval.high) / 2 == pytest.approx(one - other)
+
+
+@pytest.mark.parametrize("count", [10, 30, 200])
+def test_paired_intervals_hold_the_difference_as_often_as_they_say(count):
+    generator = numpy.random.default_rng(count)
+    held = 0
+    for _ in range(1000):
+        values = generator.choice([1.0, 0.0, -1.0], size=count, p=[0.15, 0.8, 0.05])
+        interval = paired_interval(values)
+        held += interval.low <= 0.1 <= interval.high
+    assert held >= 935  # 950 are promised, less two standard deviations
+
+
+def test_photos_of_a_group_count_as_one_difference():
+    values = numpy.repeat([1.0, 0.0, 0.0, -1.0, 1.0, 0.0], 10)
+    apart, single = paired_interval(values), paired_interval(values, list(range(60)))
+    together = paired_interval(values, [index // 10 for index in range(60)])
+    assert apart == single
+    assert together.n == 6
+    assert together.half_width > 2 * apart.half_width
+    assert math.isnan(paired_interval([1.0, 0.0], ["a", "a"]).low)
+
+
 def test_wrong_input():
     for call in (
+        lambda: paired_interval([1.5]),
+        lambda: paired_interval([0.5], ["a", "b"]),
         lambda: mean_interval([math.nan]),
         lambda: mean_interval([0.1], confidence=1.0),
         lambda: proportion_interval(3, 2),
