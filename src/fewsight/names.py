@@ -126,7 +126,41 @@ OBJECTIVES: dict[str, Entry] = {
     ),
 }
 
-TABLES: dict[str, dict[str, Entry]] = {"heads": HEADS, "dense heads": DENSE_HEADS, "objectives": OBJECTIVES}
+# how `fewsight evaluate` judges: each is called with the `EvaluationTask` and gives an `Evaluation`
+PROTOCOLS: dict[str, Entry] = {
+    "episodes": Entry(
+        "fewsight.workflows.evaluate_episodes:evaluate_on_episodes",
+        "many small tasks of fixed way and shot (the default of `evaluate`)",
+        "Vinyals et al. 2016",
+    ),
+    "low-shot": Entry(
+        "fewsight.workflows.split_protocols:evaluate_on_splits",
+        "1, 2, 5 photos a class or 1 and 10 %: logistic regression and k-NN on frozen features",
+        "Assran et al. 2022",
+    ),
+    "knn": Entry(
+        "fewsight.workflows.split_protocols:evaluate_on_splits",
+        "the photos of one split vote for those of another",
+        "Caron et al. 2021",
+    ),
+    "multi-label": Entry(
+        "fewsight.workflows.split_protocols:evaluate_on_splits",
+        "photos with several labels: mAP, CF1, OF1",
+        "Chen et al. 2019 (measures)",
+    ),
+    "segmentation": Entry(
+        "fewsight.workflows.split_segmentation:evaluate_on_masks",
+        "a linear layer on patch tokens, mean IoU",
+        "Oquab et al. 2023",
+    ),
+}
+
+TABLES: dict[str, dict[str, Entry]] = {
+    "heads": HEADS,
+    "dense heads": DENSE_HEADS,
+    "objectives": OBJECTIVES,
+    "protocols": PROTOCOLS,
+}
 
 # name in `fewsight` -> "module:attribute"
 PUBLIC: dict[str, str] = {

@@ -9,7 +9,7 @@ import pytest
 from photo_folders import picture, write_labelled
 
 from fewsight.errors import InvalidInput
-from fewsight.workflows import evaluate as module
+from fewsight.workflows import judged_models as module
 from fewsight.workflows.embed import embed
 from fewsight.workflows.evaluate import evaluate
 

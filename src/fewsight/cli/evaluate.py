@@ -9,6 +9,7 @@ import typer
 
 from fewsight.cli import options as shared
 from fewsight.cli.printing import finish
+from fewsight.names import choices
 
 __all__ = ["register"]
 
@@ -23,7 +24,7 @@ def evaluate(
         Path, typer.Argument(help="Labelled photos: class folders or a CSV, or what embed made of them.")
     ],
     protocol: Annotated[
-        str, typer.Option("--protocol", help="episodes, low-shot, knn, multi-label or segmentation.")
+        str, typer.Option("--protocol", help=f"One of: {', '.join(choices('protocols'))}.")
     ] = "episodes",
     backbone: shared.BackboneName = "auto",
     head: shared.HeadName = "prototypes",

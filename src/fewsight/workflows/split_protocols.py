@@ -9,17 +9,19 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Comparison, Interval, compare, proportion_interval
+from fewsight.progress import say
 from fewsight.protocols.low_shot import METHODS, evaluate_low_shot
 from fewsight.protocols.multi_label import evaluate_multi_label
 from fewsight.protocols.neighbours import evaluate_neighbours
 from fewsight.workflows.encoded_data import EncodedData, vectors_of
 from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.workflows.evaluation_task import EvaluationTask
+from fewsight.workflows.judged_models import model_and_data, rival_data, rival_model
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.train_and_test import TrainAndTest, train_and_test
 
-__all__ = ["SPLIT_PROTOCOLS", "check_rival", "evaluate_splits"]
+__all__ = ["evaluate_on_splits"]
 
 SWEPT = (
     20_000  # labelled photos times classes up to which penalties are swept: about a minute on one processor
@@ -47,43 +49,34 @@ class _Found:
     unit: str
 
 
-def evaluate_splits(
-    protocol: str,
-    dataset: str,
-    encoded: EncodedData,
-    names: tuple[str, str],
-    rival: EncodedData | None = None,
-    *,
-    group_by: str | None = None,
-    seed: int = 0,
-) -> Evaluation:
-    """Run one of `SPLIT_PROTOCOLS`.
-
-    Args:
-        dataset: its name, for the results.
-        names: of the two backbones.
-        rival: the same photos through another backbone: compared pair by pair.
-        group_by: a group never stands on both sides.
-        seed: of everything drawn.
+def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
+    """Frozen features of one backbone, or of two on the same photos, through `low-shot`, `knn` or `multi-label`.
 
     Raises:
         InvalidInput: the data does not allow the protocol; the message says what is missing.
     """
-    sides = train_and_test(encoded.collection, groups_of(encoded.collection, group_by), seed=seed)
-    found = SPLIT_PROTOCOLS[protocol](encoded, sides, seed)
-    results = [_result(dataset, figure) for figure in found.figures]
+    task.without_head()
+    protocol = _PROTOCOLS[task.protocol]
+    if protocol is _multi_label:
+        task.without_rival()
+    model, encoded = model_and_data(task)
+    for remark in encoded.remarks:
+        say(remark)
+    rival = rival_model(task, model)
+    other = rival_data(encoded, rival, task.workers)
+    sides = train_and_test(encoded.collection, groups_of(encoded.collection, task.group_by), seed=task.seed)
+    found = protocol(encoded, sides, task.seed)
+    results = [_result(task.dataset, figure) for figure in found.figures]
     comparisons: dict[str, Comparison] = {}
-    if rival is not None:
-        other = SPLIT_PROTOCOLS[protocol](rival, sides, seed)
-        for figure, second in zip(found.figures, other.figures, strict=True):
-            result = _result(dataset, second, f" of {names[1]}")
-            results.append(result)
-            if figure.values is not None and second.values is not None:
-                comparisons[_words(figure)] = compare(
-                    figure.values, second.values, names=names, unit=found.unit
-                )
+    if rival is not None and other is not None:
+        names = (model.backbone, rival.backbone)
+        second = protocol(other, sides, task.seed)
+        for ours, theirs in zip(found.figures, second.figures, strict=True):
+            results.append(_result(task.dataset, theirs, f" of {rival.backbone}"))
+            if ours.values is not None and theirs.values is not None:
+                comparisons[_words(ours)] = compare(ours.values, theirs.values, names=names, unit=found.unit)
     remarks = (*encoded.remarks, *sides.remarks, *found.remarks)
-    return Evaluation(protocol, None, tuple(results), comparisons, found.recalls, remarks)
+    return Evaluation(task.protocol, None, tuple(results), comparisons, found.recalls, remarks)
 
 
 def _result(dataset: str, figure: _Figure, of: str = "") -> Result:
@@ -177,21 +170,8 @@ def _multi_label(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found
     return _Found(figures, {}, remarks, "photos")
 
 
-SPLIT_PROTOCOLS: dict[str, Callable[[EncodedData, TrainAndTest, int], _Found]] = {
+_PROTOCOLS: dict[str, Callable[[EncodedData, TrainAndTest, int], _Found]] = {
     "low-shot": _low_shot,
     "knn": _knn,
     "multi-label": _multi_label,
 }
-
-
-def check_rival(protocol: str) -> None:
-    """Whether a second backbone can be compared pair by pair.
-
-    Raises:
-        InvalidInput: the protocol's figures belong to the whole test set.
-    """
-    if protocol in ("multi-label", "segmentation"):
-        raise InvalidInput(
-            f"{protocol} figures belong to the whole test set and have no pairs: run `fewsight evaluate` once for each "
-            "backbone."
-        )

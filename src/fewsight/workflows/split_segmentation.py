@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -28,37 +27,19 @@ from fewsight.protocols.segmentation import (
 )
 from fewsight.seeding import numpy_generator
 from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.workflows.evaluation_task import EvaluationTask
+from fewsight.workflows.feature_shards import is_embedding
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.train_and_test import train_and_test
 
-__all__ = ["evaluate_segmentation", "whole_photo_encoder"]
+__all__ = ["evaluate_on_masks"]
 
 PATCHES = 50_000  # to learn from; more change little and cost minutes
 IGNORED = -1
 NOT_A_CLASS = frozenset({"unlabelled", "unlabeled", "void", "ignore", "ignored", "unknown"})
 
 
-def whole_photo_encoder(
-    backbone: str, image_size: int | None, precision: str, device: str, batch_size: int | None
-) -> Encoder:
-    """An encoder of patch tokens that sees the whole photo, not the centre of it, as masks are of the whole."""
-    loaded = load_backbone(backbone, image_size=image_size)
-    loaded.transform = replace(loaded.transform, mode="squash", crop_fraction=1.0)
-    return Encoder(loaded, Request(), precision=precision, device=device, batch_size=batch_size)
-
-
-def evaluate_segmentation(
-    source: Path,
-    encoder: Encoder,
-    *,
-    dataset: str,
-    split: str | None = None,
-    group_by: str | None = None,
-    class_level: Any = "top",
-    skip_empty: bool = False,
-    workers: int | None = None,
-    seed: int = 0,
-) -> Evaluation:
+def evaluate_on_masks(task: EvaluationTask) -> Evaluation:
     """Learn from the training photos that have masks, judge on the test photos that have masks.
 
     Mask value 0 is the class background, or counts nowhere where `classes.csv` names it unlabelled or void.
@@ -66,32 +47,55 @@ def evaluate_segmentation(
     Raises:
         InvalidInput: there are no masks on one side, or a mask is wrong; the message says which.
     """
-    reading = read_layout(source, class_level=class_level, skip_empty=skip_empty)
-    collection = reading.collection
-    if split is not None:
-        collection = collection.select(collection.in_split(split))
-    masked = numpy.array([photo.mask is not None for photo in collection], dtype=bool)
-    if not masked.any():
-        raise InvalidInput(f"{source} has no masks; put them beside the photos as 1_mask.png, or in masks/.")
-    remarks = list(reading.warnings)
-    if not masked.all():
-        remarks.append(f"{(~masked).sum()} photos without a mask left out.")
-    collection = collection.select(masked)
-    sides = train_and_test(collection, groups_of(collection, group_by), seed=seed)
-    run = _Run(encoder, _Classes.of(collection), workers, seed, [*remarks, *sides.remarks])
+    task.without_head()
+    task.without_rival()
+    if is_embedding(task.source):
+        raise InvalidInput(
+            f"segmentation needs masks, and {task.source} holds features: give the photos themselves."
+        )
+    encoder = _whole_photo_encoder(task)
+    collection, remarks = _masked_photos(task)
+    sides = train_and_test(collection, groups_of(collection, task.group_by), seed=task.seed)
+    run = _Run(encoder, _Classes.of(collection), task.workers, task.seed, [*remarks, *sides.remarks])
     layer = run.learn(collection.select(sides.train))
     found = judge_segmentation(
-        run.answers(collection.select(sides.test), layer), run.classes.count, seed=seed
+        run.answers(collection.select(sides.test), layer), run.classes.count, seed=task.seed
     )
     recalls = dict(zip(run.classes.names, found.iou.tolist(), strict=True))
     results = (
-        Result(dataset, None, None, "mean IoU", found.miou),
-        Result(dataset, None, None, "pixel accuracy", found.accuracy),
+        Result(task.dataset, None, None, "mean IoU", found.miou),
+        Result(task.dataset, None, None, "pixel accuracy", found.accuracy),
     )
     run.remarks += [
         f"IoU of {name}: {100 * value:.1f} %." for name, value in recalls.items() if value == value
     ]
-    return Evaluation("segmentation", None, results, {}, {}, tuple(run.remarks))
+    return Evaluation(task.protocol, None, results, {}, {}, tuple(run.remarks))
+
+
+def _whole_photo_encoder(task: EvaluationTask) -> Encoder:
+    """An encoder of patch tokens that sees the whole photo, not the centre of it, as masks are of the whole."""
+    loaded = load_backbone(task.backbone, image_size=task.image_size)
+    loaded.transform = replace(loaded.transform, mode="squash", crop_fraction=1.0)
+    return Encoder(
+        loaded, Request(), precision=task.precision, device=task.device, batch_size=task.batch_size
+    )
+
+
+def _masked_photos(task: EvaluationTask) -> tuple[Collection, list[str]]:
+    """The photos that have masks, and what was left out."""
+    reading = read_layout(task.source, class_level=task.class_level, skip_empty=task.skip_empty)
+    collection = reading.collection
+    if task.split is not None:
+        collection = collection.select(collection.in_split(task.split))
+    masked = numpy.array([photo.mask is not None for photo in collection], dtype=bool)
+    if not masked.any():
+        raise InvalidInput(
+            f"{task.source} has no masks; put them beside the photos as 1_mask.png, or in masks/."
+        )
+    remarks = list(reading.warnings)
+    if not masked.all():
+        remarks.append(f"{(~masked).sum()} photos without a mask left out.")
+    return collection.select(masked), remarks
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""What `fewsight evaluate` is asked for: one frozen value that every protocol reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fewsight.errors import InvalidInput
+from fewsight.names import choices
+
+__all__ = ["EvaluationTask"]
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """The options of `evaluate`, see there. A protocol refuses those that mean nothing to it."""
+
+    source: Path
+    protocol: str = "episodes"
+    backbone: str = "auto"
+    head: str = "prototypes"
+    against: str | None = None
+    way: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    query: int = 15
+    episodes: int = 600
+    split: str | None = None
+    group_by: str | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    class_level: Literal["top", "leaf"] = "top"
+    skip_empty: bool = False
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data, for the results."""
+        return self.source.name or str(self.source)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data are read."""
+        return {"split": self.split, "class_level": self.class_level, "skip_empty": self.skip_empty}
+
+    def without_head(self) -> None:
+        """For protocols that judge the backbone alone.
+
+        Raises:
+            InvalidInput: a head is asked for.
+        """
+        if self.head != "prototypes":
+            raise InvalidInput(
+                f"{self.protocol} judges the backbone with classifiers of its own: leave --head {self.head} out."
+            )
+        if self.against is not None and self.against.rpartition(":")[2] in choices("heads"):
+            raise InvalidInput(
+                f"{self.protocol} judges backbones: --against {self.against} names a head; name a backbone."
+            )
+
+    def without_rival(self) -> None:
+        """For protocols whose figures belong to the whole test set.
+
+        Raises:
+            InvalidInput: a comparison is asked for.
+        """
+        if self.against is not None:
+            raise InvalidInput(
+                f"{self.protocol} figures belong to the whole test set and have no pairs: run `fewsight evaluate` "
+                "once for each backbone."
+            )
