@@ -126,8 +126,8 @@ def _hue(images: Tensor, *, factor: Factor) -> Tensor:
 def _continuous_hue(planes: Sequence[Tensor], turn: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     """Turned hue `[B, H, W]` in [0, 6]; of no meaning for grey pixels."""
     red, green, blue = planes
-    # Differences over the chroma; multiples of it stand for the sixths 2 and 4. Choosing by `lerp` with 0 or 1 is exact,
-    # and many times as fast as `where` on a processor.
+    # Differences over the chroma; multiples of it stand for the sixths 2 and 4. Choosing by `lerp` with 0 or 1 is
+    # exact, and many times as fast as `where` on a processor.
     hue = (red - green).add_(chroma, alpha=4)
     hue.lerp_((blue - red).add_(chroma, alpha=2), (green == value).to(hue.dtype))
     hue.lerp_(green - blue, (red == value).to(hue.dtype))
@@ -196,9 +196,7 @@ def _band_times(band: Tensor, reach: int, right: Tensor) -> Tensor:
     return product
 
 
-def _blur_matrix(
-    side: int, sigmas: Tensor, kernel_size: int | None, padding: Padding
-) -> tuple[Tensor, int]:
+def _blur_matrix(side: int, sigmas: Tensor, kernel_size: int | None, padding: Padding) -> tuple[Tensor, int]:
     """`[B, side, side]`: a sampled Gaussian of `kernel_size` taps around each pixel, or Pillow's boxes; its reach."""
     if padding == "pil":
         if kernel_size is not None:

@@ -70,10 +70,11 @@ def random_boxes(
 def _centre_box(size: tuple[int, int], aspect: tuple[float, float]) -> tuple[int, int]:
     """Height and width of the largest box whose aspect is allowed and nearest to the photo's."""
     H, W = size
-    if W / H < aspect[0]:
-        return max(1, min(H, round(W / aspect[0]))), W
-    if W / H > aspect[1]:
-        return H, max(1, min(W, round(H * aspect[1])))
+    narrowest, widest = aspect
+    if narrowest * H > W:
+        return max(1, min(H, round(W / narrowest))), W
+    if widest * H < W:
+        return H, max(1, min(W, round(H * widest)))
     return H, W
 
 

@@ -6,9 +6,8 @@ or ranks, or on what was drawn before. Order of operations:
     crop, resize -> flip -> [quarter turns] -> colour jitter (its four operations in an order of the photo's own)
     -> grey -> blur -> solarise -> clip; every operation clips its result to the range of the pixels
 
-The published pipelines stand in `PIPELINES` with their sources. Differs from the authors' code: pixels are floats between
-the operations (they are whole grey levels in Pillow's), and the blur of `pil` pipelines has the standard deviation that
-Pillow's three boxes stand for.
+The published pipelines stand in `AUGMENTATIONS` with their sources. Differs from the authors' code: pixels are floats
+between the operations (whole grey levels in Pillow's).
 """
 
 from __future__ import annotations
@@ -24,15 +23,27 @@ from torch import Tensor
 from fewsight.data.augment import Operation, Padding, photometric
 from fewsight.data.counter_draws import words
 from fewsight.data.crops import CROP_DRAWS, Interpolation, crop_and_resize, random_boxes
+from fewsight.data.views import Pipeline
 from fewsight.errors import InvalidInput
 from fewsight.names import closest
 from fewsight.seeding import stream_seed
 
-__all__ = ["KINDS", "PIPELINES", "Pipeline", "augmented", "draws_of", "for_kind", "pipeline"]
+__all__ = [
+    "AUGMENTATIONS",
+    "KINDS",
+    "Augmentation",
+    "Kind",
+    "augmentation",
+    "augmented",
+    "draws_of",
+    "for_kind",
+]
 
 Kind = Literal["photos", "greyscale", "texture", "overhead"]
 KINDS: tuple[Kind, ...] = ("photos", "greyscale", "texture", "overhead")
-CHUNK_BYTES = 512 << 10  # float pixels that are worked on at once: with temporaries, what a core's cache holds
+CHUNK_BYTES = (
+    512 << 10
+)  # float pixels that are worked on at once: with temporaries, what a core's cache holds
 JITTER: tuple[Operation, ...] = ("brightness", "contrast", "saturation", "hue")
 
 # Where each decision's random number stands in a sample's row.
@@ -43,20 +54,20 @@ DRAWS = CROP_DRAWS + 15
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """One pipeline. Probabilities are in [0, 1].
+class Augmentation:
+    """The operations of one pipeline and how likely each is. Probabilities are in [0, 1].
 
     Attributes:
         area, aspect: of the crop, as in `random_boxes`.
         interpolation: of the resize.
         flip: probability of mirroring left and right.
-        turns: turned by 0, 90, 180 or 270 degrees, each alike (pictures from above have no upright).
+        turns: every photo is turned by 0, 90, 180 or 270 degrees, each alike (pictures from above have no upright).
         jitter: strength of brightness, contrast, saturation and hue: factors from max(0, 1 - x) to 1 + x, hue turned by
             -x to x of the circle.
         jittered: probability of the jitter.
         grey: probability of greyscale.
         blur: probability of a Gaussian blur with a standard deviation in `sigma` pixels.
-        border: `pil` (edges repeated), `reflect` (kernel of `kernel` pixels), or `zeros` (kernel of a tenth of the side).
+        border: `pil` (edges repeated), `reflect` (`kernel` pixels wide), or `zeros` (a tenth of the side wide).
         kernel: of a `reflect` blur, odd.
         solarise: probability of inverting what is 128 or brighter.
     """
@@ -83,53 +94,51 @@ class Pipeline:
             raise InvalidInput(f"jitter is {self.jitter}; expected strengths of 0 or more, hue at most 0.5.")
 
 
-_PLAIN = Pipeline(jittered=0.0, grey=0.0)
-_DINO = Pipeline(area=(0.4, 1.0))
-_MSN = Pipeline(area=(0.3, 1.0), interpolation="bilinear", jitter=(0.4, 0.4, 0.4, 0.1), blur=0.5)
-_SWAV = Pipeline(area=(0.14, 1.0), interpolation="bilinear", jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5)
-_DINOV2 = Pipeline(area=(0.32, 1.0), border="reflect")
+_DINO = Augmentation(area=(0.4, 1.0))
+_DINOV2 = Augmentation(area=(0.32, 1.0), border="reflect")
 
-PIPELINES: dict[str, Pipeline] = {
-    # Chen et al. 2020, appendix A (strength 1; blur with a zero border); for 32 px: strength 0.5, no blur.
-    "simclr": Pipeline(jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5, border="zeros"),
-    "simclr_small": Pipeline(jitter=(0.4, 0.4, 0.4, 0.1)),
+AUGMENTATIONS: dict[Pipeline, Augmentation] = {
+    # Chen et al. 2020, appendix A (strength 1; blur with a zero border).
+    "simclr": Augmentation(jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5, border="zeros"),
     # Grill et al. 2020, table 6; Chen, Xie, He 2021.
-    "byol_1": Pipeline(interpolation="bilinear", blur=1.0),
-    "byol_2": Pipeline(interpolation="bilinear", blur=0.1, solarise=0.2),
+    "byol_1": Augmentation(interpolation="bilinear", blur=1.0),
+    "byol_2": Augmentation(interpolation="bilinear", blur=0.1, solarise=0.2),
     # Caron et al. 2021, and the same in iBOT and MC-SSL.
-    "dino_global_1": replace(_DINO, blur=1.0),
-    "dino_global_2": replace(_DINO, blur=0.1, solarise=0.2),
+    "dino_1": replace(_DINO, blur=1.0),
+    "dino_2": replace(_DINO, blur=0.1, solarise=0.2),
     "dino_local": replace(_DINO, area=(0.05, 0.4), blur=0.5),
-    # Assran et al. 2022.
-    "msn": _MSN,
-    "msn_focal": replace(_MSN, area=(0.05, 0.3)),
-    # Caron et al. 2020.
-    "swav": _SWAV,
-    "swav_local": replace(_SWAV, area=(0.05, 0.14)),
-    # Oquab et al. 2024 as it ran: the blur's probabilities are inverted there (0 for the first view, 0.9 for the second).
-    "dinov2_global_1": _DINOV2,
-    "dinov2_global_2": replace(_DINOV2, blur=0.9, solarise=0.2),
+    # Oquab et al. 2024 as it ran: the blur's probabilities are inverted there.
+    "dinov2_1": _DINOV2,
+    "dinov2_2": replace(_DINOV2, blur=0.9, solarise=0.2),
     "dinov2_local": replace(_DINOV2, area=(0.05, 0.32), blur=0.5),
-    # He et al. 2022; Xie et al. 2022; Atito et al. 2022.
-    "mae": replace(_PLAIN, area=(0.2, 1.0)),
-    "simmim": replace(_PLAIN, area=(0.67, 1.0)),
-    "gmml": Pipeline(area=(0.25, 1.0), jittered=0.3, grey=0.0, blur=0.1),
-    "flip": replace(_PLAIN, area=(1.0, 1.0), aspect=(1.0, 1.0)),
+    # Assran et al. 2022; Caron et al. 2020. Views of both sizes have the same operations.
+    "msn": Augmentation(area=(0.3, 1.0), interpolation="bilinear", jitter=(0.4, 0.4, 0.4, 0.1), blur=0.5),
+    "swav": Augmentation(area=(0.14, 1.0), interpolation="bilinear", jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5),
+    # He et al. 2022, Xie et al. 2022 (area from 0.67); Atito et al. 2022.
+    "crop_flip": Augmentation(area=(0.2, 1.0), jittered=0.0, grey=0.0),
+    "gmml": Augmentation(area=(0.25, 1.0), jittered=0.3, grey=0.0, blur=0.1),
 }
 
 
-def pipeline(name: str) -> Pipeline:
-    """The published pipeline of a name.
+def augmentation(name: str, size: int, area: tuple[float, float] | None = None) -> Augmentation:
+    """The published operations of a name for views of `size` pixels, with another crop area if one is given.
+
+    Views below 64 px are not blurred, and SimCLR's jitter has half its strength there, as Chen et al. (appendix B.9)
+    and most later code do for pictures of 32 px.
 
     Raises:
-        InvalidInput: there is none; the message names the nearest.
+        InvalidInput: the name is unknown; the message names the nearest.
     """
-    if name not in PIPELINES:
-        raise InvalidInput(f"{name!r} is no augmentation pipeline. {closest(name, list(PIPELINES))}")
-    return PIPELINES[name]
+    if name not in AUGMENTATIONS:
+        raise InvalidInput(f"{name!r} is no augmentation pipeline. {closest(name, list(AUGMENTATIONS))}")
+    chosen: Augmentation = AUGMENTATIONS[name]  # type: ignore[index]
+    chosen = chosen if area is None else replace(chosen, area=area)
+    if size >= 64:
+        return chosen
+    return replace(chosen, blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1) if name == "simclr" else chosen.jitter)
 
 
-def for_kind(chosen: Pipeline, kind: Kind) -> Pipeline:
+def for_kind(chosen: Augmentation, kind: Kind) -> Augmentation:
     """A pipeline without what would destroy the signal of a kind of picture. Ours, not published.
 
     `greyscale` (X-rays, microscopes, line cameras): no hue, saturation, greyscale or solarising, which would invert
@@ -139,7 +148,7 @@ def for_kind(chosen: Pipeline, kind: Kind) -> Pipeline:
     Raises:
         InvalidInput: the kind is unknown.
     """
-    brightness, contrast, saturation, hue = chosen.jitter
+    brightness, contrast, saturation, _ = chosen.jitter
     if kind == "photos":
         return chosen
     if kind == "greyscale":
@@ -160,7 +169,7 @@ def draws_of(seed: int, view: int, samples: NDArray[numpy.int64]) -> NDArray[num
 
 
 def augmented(
-    pixels: Tensor, chosen: Pipeline, size: tuple[int, int], draws: NDArray[numpy.float64]
+    pixels: Tensor, chosen: Augmentation, size: tuple[int, int], draws: NDArray[numpy.float64]
 ) -> Tensor:
     """One view of each photo.
 
@@ -173,7 +182,9 @@ def augmented(
     Returns:
         float32 `[B, 3, *size]` in [0, 1].
     """
-    boxes = random_boxes(draws[:, :CROP_DRAWS], (pixels.shape[2], pixels.shape[3]), chosen.area, chosen.aspect)
+    boxes = random_boxes(
+        draws[:, :CROP_DRAWS], (pixels.shape[2], pixels.shape[3]), chosen.area, chosen.aspect
+    )
     crops = crop_and_resize(pixels, boxes, size, chosen.interpolation)
     views = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
     step = max(1, CHUNK_BYTES // (12 * size[0] * size[1]))
@@ -184,7 +195,7 @@ def augmented(
     return views
 
 
-def _photometric(views: Tensor, chosen: Pipeline, draws: NDArray[numpy.float64]) -> None:
+def _photometric(views: Tensor, chosen: Augmentation, draws: NDArray[numpy.float64]) -> None:
     """Everything after the resize, in place."""
     _apply(views, "hflip", draws[:, FLIP] < chosen.flip)
     if chosen.turns:
@@ -197,7 +208,7 @@ def _photometric(views: Tensor, chosen: Pipeline, draws: NDArray[numpy.float64])
     _apply(views, "solarize", draws[:, SOLARISED] < chosen.solarise, threshold=128.0)
 
 
-def _jitter(views: Tensor, chosen: Pipeline, draws: NDArray[numpy.float64]) -> None:
+def _jitter(views: Tensor, chosen: Augmentation, draws: NDArray[numpy.float64]) -> None:
     jittered = draws[:, JITTERED] < chosen.jittered
     order = draws[:, ORDER].argsort(axis=1)  # a random permutation for each photo
     for place in range(len(JITTER)):
@@ -222,7 +233,9 @@ def _apply(views: Tensor, operation: Operation, chosen: NDArray[numpy.bool_], **
         return
     index = torch.from_numpy(rows).to(views.device)
     given = {
-        name: torch.from_numpy(value[rows]).float().to(views.device) if isinstance(value, numpy.ndarray) else value
+        name: torch.from_numpy(value[rows]).float().to(views.device)
+        if isinstance(value, numpy.ndarray)
+        else value
         for name, value in factors.items()
     }
     views[index] = photometric(views[index], operation, **given)  # type: ignore[arg-type]
@@ -233,10 +246,11 @@ def _turn(views: Tensor, quarters: NDArray[numpy.float64]) -> None:
     steps = quarters if views.shape[2] == views.shape[3] else quarters - quarters % 2
     for number in (1, 2, 3):
         index = torch.from_numpy(numpy.flatnonzero(steps == number)).to(views.device)
-        views[index] = views[index].rot90(number, dims=(2, 3))
+        if len(index):
+            views[index] = views[index].rot90(number, dims=(2, 3))
 
 
-def _kernel(views: Tensor, chosen: Pipeline) -> dict[str, object]:
+def _kernel(views: Tensor, chosen: Augmentation) -> dict[str, object]:
     if chosen.border == "pil":
         return {"padding": "pil"}
     side = min(views.shape[2:])
