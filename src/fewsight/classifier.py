@@ -113,6 +113,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features = X if isinstance(X, Features) else encoder.features(X, head)
         labels, self.several_ = label_sets(checked_labels(y, features.num_images))
         self._encoder, self.head_ = encoder, head
+        self.features_of_: dict[str, Any] | None = None  # what made the features, where that is known
         self.files_ = file_names(X, files, features.num_images)
         self.groups_ = None if groups is None else [str(group) for group in groups]
         self._condition(features, labels)
@@ -289,6 +290,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self._encoder is None:
             raise InvalidInput("the classifier was fitted on features, so it has no backbone for photos.")
         return self._encoder
+
+    @property
+    def features_only(self) -> bool:
+        """Whether it was fitted on features, and has no backbone for photos."""
+        check_is_fitted(self, "classes_")
+        return self._encoder is None
 
     def support_vectors(self) -> Tensor:
         """One vector a support photo at unit length, `[S, D]`."""

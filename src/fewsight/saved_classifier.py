@@ -67,6 +67,7 @@ def pack(classifier: FewShotClassifier) -> SavedModel:
             "fewsight": fewsight.__version__,
             "torch": str(torch.__version__),
             "support_photos": support.features.num_images,
+            "features_of": getattr(classifier, "features_of_", None),
         },
         "features": getattr(classifier, "n_features_in_", None),
         "shared_tensors": shared,
@@ -101,6 +102,7 @@ def unpack(
         if origin is None
         else PhotoEncoder(classifier.backbone, size, device, precision, origin, _below("backbone.", tensors))
     )
+    classifier.features_of_ = told["provenance"].get("features_of")
     classifier.classes_ = from_plain(told["classes"])
     classifier.several_ = bool(told["several_labels"])
     if told["features"] is not None:

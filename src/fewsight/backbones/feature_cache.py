@@ -27,7 +27,16 @@ from fewsight.backbones.features import BlockTokens, Features, Request
 from fewsight.files import cache_folder, said_of_disk
 from fewsight.progress import quieted, say
 
-__all__ = ["CacheUsage", "FeatureCache", "clear", "fingerprint", "image_digest", "usage", "weights_digest"]
+__all__ = [
+    "CacheUsage",
+    "FeatureCache",
+    "clear",
+    "features_of",
+    "fingerprint",
+    "image_digest",
+    "usage",
+    "weights_digest",
+]
 
 LIMIT = 10 * 2**30  # bytes
 FORMAT = 1  # goes into every key; a change forgets all entries
@@ -78,6 +87,21 @@ def weights_digest(backbone: Backbone) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def features_of(backbone: Backbone) -> str:
+    """16 hexadecimal digits that are equal where two backbones give the same vectors: weights, transform, pooling.
+
+    Unlike a cache key it says nothing of number format and version, so that features of another day compare.
+    """
+    described = {
+        "kind": type(backbone).__name__,
+        "positions": repr(getattr(backbone, "positions", None)),
+        "weights": weights_digest(backbone),
+        "transform": backbone.transform.as_dict(),
+        "pooling": backbone.pooling,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(backbone: Backbone, request: Request, **settings: Any) -> str:

@@ -6,7 +6,10 @@ go), then the cache of the Hugging Face hub. Nothing here is fetched unless a fu
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ from typing import Any
 from fewsight.errors import FewsightError, MissingWeights
 from fewsight.files import cache_folder
 
-__all__ = ["Remote", "describe_remote", "download", "local_file", "offline", "place_for"]
+__all__ = ["Remote", "describe_remote", "download", "local_file", "offline", "place_for", "without_network"]
 
 WEIGHTS = "model.safetensors"
+
+_kept_off: contextvars.ContextVar[bool] = contextvars.ContextVar("fewsight_without_network", default=False)
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,21 @@ class Remote:
 
 
 def offline() -> bool:
-    """Whether the network must not be tried: FEWSIGHT_OFFLINE=1 or HF_HUB_OFFLINE=1."""
-    return any(
+    """Whether the network must not be tried: FEWSIGHT_OFFLINE=1, HF_HUB_OFFLINE=1, or within `without_network`."""
+    return _kept_off.get() or any(
         os.environ.get(name, "").strip().lower() in ("1", "on", "true", "yes")
         for name in ("FEWSIGHT_OFFLINE", "HF_HUB_OFFLINE")
     )
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[None]:
+    """Within the block weights are looked for on this machine alone, as with FEWSIGHT_OFFLINE=1."""
+    token = _kept_off.set(True)
+    try:
+        yield
+    finally:
+        _kept_off.reset(token)
 
 
 def place_for(name: str) -> Path:

@@ -22,10 +22,13 @@ def predict(
     support: Annotated[
         Path,
         typer.Argument(
-            help="Labelled photos (class folders or a CSV), or a model folder, or a corrected predictions.csv."
+            help="Labelled photos (class folders or a CSV), a model folder, a corrected predictions.csv, or a folder "
+            "made by `embed`."
         ),
     ],
-    queries: Annotated[Path, typer.Argument(help="The photos to label: any folder, CSV or single photo.")],
+    queries: Annotated[
+        Path, typer.Argument(help="The photos to label: any folder, CSV, single photo, or folder of `embed`.")
+    ],
     out: shared.Out,
     backbone: shared.BackboneName = "auto",
     head: shared.HeadName = "prototypes",
@@ -45,6 +48,12 @@ def predict(
             min=0.0,
             max=1.0,
             help="Also give the set of labels that holds the true one with this probability.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", help="CSV of the labels, where SUPPORT is a folder of `embed` without class folders."
         ),
     ] = None,
     truth: Annotated[
@@ -84,6 +93,7 @@ def predict(
         head=head,
         reject=reject,
         coverage=coverage,
+        labels=labels,
         truth=truth,
         sort_into=sort_into,
         image_size=image_size,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fewsight.backbones.encode import EncodedBatch, Encoder, encode_photos
+from fewsight.backbones.feature_cache import features_of
 from fewsight.backbones.features import Request
 from fewsight.backbones.loading import load_backbone
 from fewsight.data.collection import Collection
@@ -273,7 +274,12 @@ class _Run:
             "batch_size": self.batch_size,
             "shard_size": self.shard_size,
         }
-        data = {"photos": fingerprint(self.photos), "backbone": self.encoder.key("")[:16]}
+        data = {
+            "photos": fingerprint(self.photos),
+            "count": str(len(self.photos)),
+            "backbone": self.encoder.key("")[:16],
+            "features": features_of(backbone),
+        }
         return RunRecord("embed", settings, data)
 
     def _stretch(self, number: int) -> range:

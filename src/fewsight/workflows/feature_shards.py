@@ -28,6 +28,7 @@ __all__ = [
     "read_shard",
     "remove_leftovers",
     "shard_name",
+    "shard_number",
     "shard_paths",
     "write_index",
     "write_shard",
@@ -106,7 +107,16 @@ def write_index(folder: Path) -> dict[str, int]:
 def shard_paths(folder: Path) -> Iterator[Path]:
     """The shards that are there, by their numbers."""
     found = [path for path in folder.iterdir() if re.fullmatch(r"features-\d{5,}\.safetensors", path.name)]
-    yield from sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+    yield from sorted(found, key=shard_number)
+
+
+def shard_number(path: Path) -> int:
+    """The number in the name of a shard.
+
+    >>> shard_number(Path("features-00003.safetensors"))
+    3
+    """
+    return int(path.stem.partition("-")[2])
 
 
 def remove_leftovers(folder: Path, number: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fewsight.backbones.encode import EncodedBatch, Encoder, encode_photos
-from fewsight.backbones.feature_cache import FeatureCache
+from fewsight.backbones.encode import EncodedBatch
 from fewsight.backbones.features import Features
 from fewsight.classifier import FewShotClassifier
 from fewsight.data.collection import Collection
@@ -32,7 +31,7 @@ class Judge:
         classifier: fitted.
         photos: its support, for duplicates; None where a model folder is all there is.
         coverage: also give label sets.
-        batch_size, workers: of encoding and decoding.
+        looked_at: whether the photos of the pile can be opened, to tell a picture that was saved again.
     """
 
     def __init__(
@@ -40,20 +39,20 @@ class Judge:
         classifier: FewShotClassifier,
         photos: LabelledPhotos | None,
         coverage: float | None,
-        batch_size: int | None,
-        workers: int | None,
+        *,
+        looked_at: bool = True,
     ) -> None:
-        self.classifier, self.workers, self.batch_size = classifier, workers, batch_size
+        self.classifier = classifier
         self.names = tuple(str(label) for label in classifier.classes_.tolist())
-        self.known = None if photos is None else KnownPhotos(photos.collection, classifier.support_vectors())
-        self.misfit: LabelThresholds | None = None if coverage is None else classifier.trust_.misfit(coverage)
-        self._encoder: Encoder = classifier.photo_encoder().ready(classifier.head_)
-
-    def rows(self, collection: Collection, cache: FeatureCache) -> Iterator[Prediction]:
-        """One row for each photo of the collection, in its order."""
-        batches = encode_photos(
-            self._encoder, collection, cache=cache, workers=self.workers, batch_size=self.batch_size
+        self.known = (
+            None
+            if photos is None
+            else KnownPhotos(photos.collection, classifier.support_vectors(), looked_at=looked_at)
         )
+        self.misfit: LabelThresholds | None = None if coverage is None else classifier.trust_.misfit(coverage)
+
+    def rows(self, collection: Collection, batches: Iterable[EncodedBatch]) -> Iterator[Prediction]:
+        """One row for each photo of the collection, in its order; `batches` are all of them with their features."""
         for batch in batches:
             yield from self._batch(batch, collection)
 

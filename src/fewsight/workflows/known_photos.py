@@ -1,7 +1,8 @@
 """Photos of the pile that are also in the support: the same file, or the same picture saved again.
 
 The same file is found by its content. A picture saved again is looked for only among queries whose features are close
-to a support photo's, and is confirmed by the perceptual hash of both (`data.duplicates`).
+to a support photo's, and is confirmed by the perceptual hash of both (`data.duplicates`). Where only features are left
+of a photo, equal features are the same photo.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from fewsight.data.duplicates import hash_photos, nearest_duplicates
 __all__ = ["KnownPhotos"]
 
 LIKE_ENOUGH = 0.9  # cosine of features from which pictures are compared: below what saving again leaves
+SAME_FEATURES = 1 - 1e-6  # a photo encoded twice, in batches of different sizes
 
 
 class KnownPhotos:
@@ -22,10 +24,11 @@ class KnownPhotos:
     Args:
         collection: of S support photos.
         vectors: their features at unit length, `[S, D]`.
+        looked_at: whether the queries can be opened; if not, equal features are taken for the same photo.
     """
 
-    def __init__(self, collection: Collection, vectors: Tensor) -> None:
-        self.collection, self.vectors = collection, vectors
+    def __init__(self, collection: Collection, vectors: Tensor, *, looked_at: bool = True) -> None:
+        self.collection, self.vectors, self.looked_at = collection, vectors, looked_at
         self.hashes = hash_photos(collection)
         self._by_digest = {content.tobytes().hex(): row for row, content in enumerate(self.hashes.content)}
 
@@ -39,8 +42,13 @@ class KnownPhotos:
         """
         if digest in self._by_digest:
             return f"the same file as the labelled photo {self.collection.file(self._by_digest[digest])}"
-        if float((self.vectors @ vector).max()) < LIKE_ENOUGH:
+        likeness, row = (self.vectors @ vector).max(0)
+        if float(likeness) < LIKE_ENOUGH:
             return None
+        if not (self.looked_at and self.hashes.readable[int(row)]):
+            if float(likeness) < SAME_FEATURES:
+                return None
+            return f"the same features as the labelled photo {self.collection.file(int(row))}"
         nearest, exactly = nearest_duplicates(hash_photos([path], workers=1), self.hashes)
         if nearest[0] < 0:
             return None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy
+from torch import Tensor
 
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.features import Features
 from fewsight.classifier import FewShotClassifier
 from fewsight.data.collection import Collection
 from fewsight.data.decode import decode
@@ -15,8 +20,9 @@ from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import Reading, read_layout
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.progress import say
+from fewsight.workflows.embedded_photos import EmbeddedPhotos
 
-__all__ = ["LabelledPhotos", "fit", "groups_of", "is_model_folder", "read_labelled"]
+__all__ = ["LabelledPhotos", "embedded_labelled", "fit", "groups_of", "is_model_folder", "read_labelled"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,25 @@ class LabelledPhotos:
         collection: these alone.
         unreadable: file and note of each that cannot.
         reading: how the folder was read.
+        embedded: the folder of `fewsight embed` that they came from, if they did.
+        features: of these photos `[S, D]`, where they were embedded.
     """
 
     collection: Collection
     unreadable: tuple[tuple[str, str], ...]
     reading: Reading
+    embedded: EmbeddedPhotos | None = None
+    features: Tensor | None = None
 
     @property
     def fingerprint(self) -> str:
         """Of names, sizes and labels."""
-        return fingerprint(self.collection)
+        if self.embedded is None:
+            return fingerprint(self.collection)
+        labels = blake2b(
+            self.collection.labels.tobytes() + self.collection.files.buffer.tobytes(), digest_size=8
+        )
+        return f"{self.embedded.fingerprint}-{labels.hexdigest()}"
 
 
 def is_model_folder(path: Path) -> bool:
@@ -69,14 +84,40 @@ def read_labelled(
                 raise UnreadableImage(f"{collection.file(index)}: {error}", status=error.status) from error
             readable[index] = False
             unreadable.append((collection.file(index), str(error)))
-    kept = collection.select(readable)
+    kept = _with_classes(collection.select(readable), unreadable, skip_empty)
+    return LabelledPhotos(kept, tuple(unreadable), reading)
+
+
+def embedded_labelled(
+    embedded: EmbeddedPhotos,
+    reading: Reading,
+    *,
+    skip_empty: bool = False,
+    strict: bool = False,
+) -> LabelledPhotos:
+    """Labelled photos with the features of a folder of `fewsight embed`.
+
+    Raises:
+        InvalidInput: a class has no photo with features.
+        UnreadableImage: with `strict`, the first photo that could not be decoded.
+    """
+    rows, vectors, lost = embedded.matched(reading.collection)
+    if strict and lost:
+        raise UnreadableImage(f"{lost[0][0]}: {lost[0][1]} (--strict stops here)")
+    kept = _with_classes(reading.collection.select(rows), lost, skip_empty)
+    return LabelledPhotos(kept, tuple(lost), reading, embedded, vectors)
+
+
+def _with_classes(kept: Collection, lost: Sequence[tuple[str, str]], skip_empty: bool) -> Collection:
+    """The photos that are left, with the classes that have some."""
     gone = [name for name, count in zip(kept.classes, kept.counts().tolist(), strict=True) if not count]
     if gone and not skip_empty:
+        why = f" ({lost[0][0]}: {lost[0][1]})" if lost else ""
         raise InvalidInput(
-            f"no photo of class {gone[0]!r} can be read ({unreadable[0][0]}: {unreadable[0][1]}). Replace the photos, "
-            "or give --skip-empty to go on without the class."
+            f"no photo of class {gone[0]!r} can be read{why}. Replace the photos, or give --skip-empty to go on "
+            "without the class."
         )
-    return LabelledPhotos(kept.without_empty_classes(), tuple(unreadable), reading)
+    return kept.without_empty_classes()
 
 
 def groups_of(collection: Collection, group_by: str | None) -> list[str] | None:
@@ -114,7 +155,15 @@ def fit(classifier: FewShotClassifier, photos: LabelledPhotos, group_by: str | N
         [collection.classes[k] for k in collection.labels_of(index)] for index in range(len(collection))
     ]
     y: list[Any] = labels if several else [row[0] for row in labels]
-    classifier.fit(collection, y, groups=groups_of(collection, group_by))
+    groups = groups_of(collection, group_by)
+    if photos.features is None:
+        classifier.fit(collection, y, groups=groups)
+    else:
+        # with a backbone the model takes photos, too; without one it takes features alone
+        known = isinstance(classifier.backbone, Backbone)
+        X = Features(cls=photos.features) if known else photos.features.numpy()
+        names = [collection.file(index) for index in range(len(collection))]
+        classifier.fit(X, y, groups=groups, files=names)
     for note in classifier.trust_.notes:
         say(note)
     return classifier

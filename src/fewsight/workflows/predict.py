@@ -8,18 +8,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fewsight.backbones.encode import Encoder
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.classifier import FewShotClassifier
-from fewsight.data.collection import Collection
-from fewsight.data.fingerprint import fingerprint
-from fewsight.data.layouts import read_layout
-from fewsight.errors import UnreadableImage
+from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.evaluation.intervals import Interval, proportion_interval
 from fewsight.files import run_folder, sha256
 from fewsight.predictions import Prediction, Predictions
 from fewsight.progress import Progress, duration, quieted, say
+from fewsight.workflows.classifier_for import (
+    PredictSettings,
+    backbone_name,
+    fitted_classifier,
+    loaded_classifier,
+    read_support,
+)
 from fewsight.workflows.judge import Judge
-from fewsight.workflows.labelled_photos import LabelledPhotos, fit, is_model_folder, read_labelled
+from fewsight.workflows.labelled_photos import LabelledPhotos, is_model_folder
+from fewsight.workflows.pile import Pile, read_pile
 from fewsight.workflows.prediction_files import PartFile, StoredPredictions, write_tables
 from fewsight.workflows.prediction_report import report_predictions
 from fewsight.workflows.run_record import RunRecord, record_run
@@ -85,26 +91,6 @@ def _plain(interval: Interval) -> dict[str, float | int | None]:
     return {name: None if value != value else value for name, value in values.items()} | {"n": interval.n}
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The options of `predict` that decide its result."""
-
-    backbone: str
-    head: str
-    reject: float | None
-    coverage: float | None
-    image_size: int | None
-    precision: str
-    device: str
-    seed: int
-    group_by: str | None
-    class_level: str
-    skip_empty: bool
-    strict: bool
-    batch_size: int | None = None
-    workers: int | None = field(default=None, compare=False)
-
-
 def predict(
     support: str | Path,
     queries: str | Path,
@@ -114,6 +100,7 @@ def predict(
     head: str = "prototypes",
     reject: float | None = None,
     coverage: float | None = None,
+    labels: str | Path | None = None,
     truth: str | Path | None = None,
     sort_into: str | Path | None = None,
     image_size: int | None = None,
@@ -133,12 +120,15 @@ def predict(
     """Label the photos in `queries` by the few labelled ones in `support`.
 
     Args:
-        support: class folders, a CSV of labels, a corrected `predictions.csv`, or a model folder.
-        queries: a folder, a CSV, or one photo. Class folders named like the classes give the truth.
+        support: class folders, a CSV of labels, a corrected `predictions.csv`, a model folder, or a folder of
+            `fewsight embed`.
+        queries: a folder, a CSV, one photo, or a folder of `fewsight embed`. Class folders named like the classes give
+            the truth.
         out: the run's folder.
         backbone, head, image_size, precision, device, seed: as in `FewShotClassifier`.
         reject: share of photos that do belong to a class which may be answered "none of these".
         coverage: also give label sets that hold the true label with this probability.
+        labels: CSV of the labels of a SUPPORT made by `fewsight embed`, whose photos lie in no class folders.
         truth: CSV of the true labels.
         sort_into: folder to link or copy the photos into, by label.
         group_by: `folder`, `burst` or `group`: for the accuracy to expect.
@@ -148,13 +138,14 @@ def predict(
     Raises:
         FewsightError: something in the input is wrong; the message says what, where, and what to do.
     """
-    settings = _Settings(
+    settings = PredictSettings(
         backbone, head, reject, coverage, image_size, precision, device, seed, group_by, class_level, skip_empty,
         strict, batch_size, workers,
     )  # fmt: skip
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         known = None if truth is None else Path(truth)
-        return _Run(Path(support), Path(queries), folder, settings, known, sort_into, resume).run()
+        named = None if labels is None else Path(labels)
+        return _Run(Path(support), Path(queries), folder, settings, named, known, sort_into, resume).run()
 
 
 @dataclass
@@ -164,36 +155,34 @@ class _Run:
     support: Path
     queries: Path
     folder: Path
-    settings: _Settings
+    settings: PredictSettings
+    labels: Path | None
     truth_file: Path | None
     sort_into: str | Path | None
     resume: bool
     remarks: list[str] = field(default_factory=list)
 
     def run(self) -> PredictionRun:
-        pile = read_layout(self.queries, labels="optional")
-        self.remarks += pile.warnings
+        pile = read_pile(self.queries)
+        self.remarks += pile.reading.warnings
+        if self.sort_into is not None and not pile.present:
+            raise InvalidInput(
+                f"--sort-into needs the photos, and {pile.collection.root} is gone: leave it out, or give the photos."
+            )
         photos = None
         if not is_model_folder(self.support):
-            photos = read_labelled(
-                self.support,
-                root=self._roots(),
-                class_level=self.settings.class_level,
-                skip_empty=self.settings.skip_empty,
-                strict=self.settings.strict,
-            )
+            photos = read_support(self.support, self.labels, pile, self.settings)
             self._tell_support(photos)
-        classifier = self._classifier(photos)
-        self._record(photos, pile.collection, classifier)
+        classifier = self._classifier(photos, pile)
+        self._record(photos, pile, classifier)
         say(f"Before any query: {classifier.expected_.sentence}")
         if classifier.rejection_ is not None:
             say(classifier.rejection_.sentence)
-        truth = read_truth(self.truth_file, pile, tuple(str(name) for name in classifier.classes_.tolist()))
-        rows = self._rows(classifier, photos, pile.collection, truth)
-        return self._finish(classifier, photos, pile.collection, rows)
-
-    def _roots(self) -> list[Path]:
-        return [path for path in (self.support.parent, self.queries, self.queries.parent) if path.is_dir()]
+        truth = read_truth(
+            self.truth_file, pile.reading, tuple(str(name) for name in classifier.classes_.tolist())
+        )
+        rows = self._rows(classifier, photos, pile, truth)
+        return self._finish(classifier, photos, pile, rows)
 
     def _tell_support(self, photos: LabelledPhotos) -> None:
         say(photos.reading.description)
@@ -203,60 +192,59 @@ class _Run:
         for remark in self.remarks:
             say(remark)
 
-    def _classifier(self, photos: LabelledPhotos | None) -> FewShotClassifier:
-        s = self.settings
+    def _classifier(self, photos: LabelledPhotos | None, pile: Pile) -> FewShotClassifier:
         if photos is None:
-            classifier = FewShotClassifier.load(self.support, device=s.device, precision=s.precision)
-            if s.reject is not None:
-                classifier.set_reject(s.reject)
-            return classifier
-        classifier = FewShotClassifier(
-            s.backbone,
-            s.head,
-            reject=s.reject,
-            image_size=s.image_size,
-            device=s.device,
-            precision=s.precision,
-            seed=s.seed,
-        )
-        fit(classifier, photos, s.group_by)
+            return loaded_classifier(self.support, pile, self.settings)
+        classifier = fitted_classifier(photos, pile, self.settings)
+        if classifier.features_only:
+            self.remarks.append(
+                f"{self.folder / 'model'} takes features alone: their backbone is not on this machine."
+            )
+            say(self.remarks[-1])
         classifier.save(self.folder / "model")
         return classifier
 
-    def _record(self, photos: LabelledPhotos | None, pile: Collection, classifier: FewShotClassifier) -> None:
+    def _record(self, photos: LabelledPhotos | None, pile: Pile, classifier: FewShotClassifier) -> None:
         chosen = {key: value for key, value in vars(self.settings).items() if key != "workers"}
-        encoder = classifier.photo_encoder()
-        chosen["backbone"] = encoder.backbone.name
+        chosen["backbone"] = backbone_name(classifier)
         chosen |= {"support": str(self.support), "queries": str(self.queries)}
+        if self.labels is not None:
+            chosen["labels"] = str(self.labels)
         data = {
             "support": photos.fingerprint if photos else sha256(self.support / "model.json")[:16],
-            "queries": fingerprint(pile),
+            "queries": pile.fingerprint(),
         }
         record_run(self.folder, RunRecord("predict", chosen, data), resume=self.resume)
 
     def _rows(
-        self, classifier: FewShotClassifier, photos: LabelledPhotos | None, pile: Collection, truth: Truth
+        self, classifier: FewShotClassifier, photos: LabelledPhotos | None, pile: Pile, truth: Truth
     ) -> StoredPredictions:
         finished = self.folder / "predictions.jsonl"
         if finished.exists():
             say("The run is finished already; making its report again.")
             return StoredPredictions(finished)
-        sizes = [min(PART, len(pile) - first) for first in range(0, len(pile), PART)]
+        collection, s = pile.collection, self.settings
+        sizes = [min(PART, len(collection) - first) for first in range(0, len(collection), PART)]
         part = PartFile(self.folder, sizes)
         started, before = time.monotonic(), sum(sizes[: part.finished])
-        judge = Judge(
-            classifier, photos, self.settings.coverage, self.settings.batch_size, self.settings.workers
-        )
-        with FeatureCache() as cache, Progress("predicting", len(pile), done=before) as bar:
+        judge = Judge(classifier, photos, s.coverage, looked_at=pile.present)
+        encoder = _encoder(classifier, pile)
+        with FeatureCache() as cache, Progress("predicting", len(collection), done=before) as bar:
             for number in range(part.finished, len(sizes)):
                 first = number * PART
-                rows = list(judge.rows(pile.select(range(first, first + sizes[number])), cache))
+                places = range(first, first + sizes[number])
+                batches = pile.encoded(
+                    places, encoder, cache=cache, batch_size=s.batch_size, workers=s.workers
+                )
+                rows = list(judge.rows(collection.select(places), batches))
                 if self.settings.strict:
                     _stop_at_unreadable(rows)
                 part.append(truth.attach(row, first + place) for place, row in enumerate(rows))
                 bar.advance(len(rows))
                 if number == part.finished:
-                    self._tell_cost(len(pile) - first - len(rows), len(rows), time.monotonic() - started)
+                    self._tell_cost(
+                        len(collection) - first - len(rows), len(rows), time.monotonic() - started
+                    )
         if not sizes:
             part.append([])
         write_tables(self.folder)
@@ -274,7 +262,7 @@ class _Run:
         self,
         classifier: FewShotClassifier,
         photos: LabelledPhotos | None,
-        pile: Collection,
+        pile: Pile,
         rows: StoredPredictions,
     ) -> PredictionRun:
         counts, right, known = Predictions((), ()).counts(), 0, 0
@@ -290,8 +278,14 @@ class _Run:
         )  # fmt: skip
         report_predictions(result, classifier, photos, pile, self.settings, self.support, self.queries)
         if self.sort_into is not None:
-            result = replace(result, remarks=(*result.remarks, sort_photos(rows, pile, Path(self.sort_into))))
+            result = replace(
+                result, remarks=(*result.remarks, sort_photos(rows, pile.collection, Path(self.sort_into)))
+            )
         return result
+
+
+def _encoder(classifier: FewShotClassifier, pile: Pile) -> Encoder | None:
+    return None if pile.embedded is not None else classifier.photo_encoder().ready(classifier.head_)
 
 
 def _stop_at_unreadable(rows: list[Prediction]) -> None:

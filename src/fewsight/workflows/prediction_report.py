@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from fewsight.backbones.encode import encode_photos
-from fewsight.backbones.feature_cache import FeatureCache
-from fewsight.backbones.features import Features, concatenate
+from fewsight.backbones.features import Features
 from fewsight.classifier import FewShotClassifier
-from fewsight.data.collection import Collection
 from fewsight.data.decode import decode
 from fewsight.errors import UnreadableImage
 from fewsight.evaluation.intervals import Interval
 from fewsight.predictions import Prediction, Predictions
 from fewsight.report.facts import Estimate, Licence, RunFacts, SupportPhoto
 from fewsight.report.predictions import MapFeatures, shown_rows, write_predictions_report
+from fewsight.workflows.classifier_for import backbone_name
 from fewsight.workflows.labelled_photos import LabelledPhotos
+from fewsight.workflows.pile import Pile
 
 if TYPE_CHECKING:
     from fewsight.workflows.predict import PredictionRun
@@ -34,7 +33,7 @@ def report_predictions(
     run: PredictionRun,
     classifier: FewShotClassifier,
     photos: LabelledPhotos | None,
-    pile: Collection,
+    pile: Pile,
     settings: Any,
     support: Path,
     queries: Path,
@@ -44,7 +43,8 @@ def report_predictions(
     features = _Features(classifier, pile)
     vectors = features[chosen]
     rows = _Explained(run.rows, classifier, features.held)
-    places = {pile.file(index): pile.path(index) for index in chosen}
+    collection = pile.collection
+    places = {collection.file(index): collection.path(index) for index in chosen}
     names = tuple(str(label) for label in classifier.classes_.tolist())
     write_predictions_report(
         run.folder / "report.html",
@@ -53,20 +53,20 @@ def report_predictions(
         read_picture=_Pictures(photos, places),
         features=MapFeatures(classifier.support_vectors().numpy(), features) if len(vectors) else None,
         facts=_facts(run, classifier, settings, support, queries),
-        transform=classifier.photo_encoder().backbone.transform,
+        transform=None if classifier.features_only else classifier.photo_encoder().backbone.transform,
     )
 
 
 class _Features:
     """Features of some photos of the pile, from the cache where they are: `[indices]` gives their vectors."""
 
-    def __init__(self, classifier: FewShotClassifier, pile: Collection) -> None:
+    def __init__(self, classifier: FewShotClassifier, pile: Pile) -> None:
         self.classifier, self.pile = classifier, pile
         self.held: dict[int, Features] = {}
-        self.shape = (len(pile), classifier.support_vectors().shape[1])
+        self.shape = (len(pile.collection), classifier.support_vectors().shape[1])
 
     def __len__(self) -> int:
-        return len(self.pile)
+        return len(self.pile.collection)
 
     def __getitem__(self, indices: Any) -> numpy.ndarray:
         wanted = [int(index) for index in numpy.atleast_1d(numpy.asarray(indices, dtype=int))]
@@ -80,11 +80,9 @@ class _Features:
     def _encode(self, indices: list[int]) -> None:
         if not indices:
             return
-        encoder = self.classifier.photo_encoder().ready(self.classifier.head_)
-        with FeatureCache() as cache:
-            for batch in encode_photos(encoder, self.pile.select(indices), cache=cache):
-                for row, place in enumerate(batch.indices.tolist()):
-                    self.held[indices[place]] = concatenate([batch.features.rows([row])])
+        embedded = self.pile.embedded is not None
+        encoder = None if embedded else self.classifier.photo_encoder().ready(self.classifier.head_)
+        self.held |= self.pile.features_at(indices, encoder)
 
 
 class _Explained(Sequence[Prediction]):
@@ -143,7 +141,6 @@ def _support_photos(classifier: FewShotClassifier, names: tuple[str, ...]) -> li
 def _facts(
     run: PredictionRun, classifier: FewShotClassifier, settings: Any, support: Path, queries: Path
 ) -> RunFacts:
-    backbone = classifier.photo_encoder().backbone
     notes = [run.expected_sentence]
     if classifier.rejection_ is not None:
         notes.append(classifier.rejection_.sentence)
@@ -162,12 +159,17 @@ def _facts(
         correct_command=f"fewsight predict {run.folder / 'predictions.csv'} {queries} --out {run.folder}-corrected",
         command=f"fewsight predict {support} {queries} --out {run.folder}",
         settings={key: value for key, value in vars(settings).items() if value is not None}
-        | {"backbone": backbone.name},
-        licences=(
-            Licence("fewsight", "Apache-2.0", "the program"),
-            Licence(f"weights of {backbone.name}", backbone.licence.name, backbone.licence.note),
-        ),
+        | {"backbone": backbone_name(classifier)},
+        licences=(Licence("fewsight", "Apache-2.0", "the program"), _licence(classifier)),
     )
+
+
+def _licence(classifier: FewShotClassifier) -> Licence:
+    name = f"weights of {backbone_name(classifier)}"
+    if classifier.features_only:
+        return Licence(name, "not known here", "the features were made elsewhere")
+    licence = classifier.photo_encoder().backbone.licence
+    return Licence(name, licence.name, licence.note)
 
 
 def _estimate(interval: Interval) -> Estimate | None:
