@@ -11,16 +11,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewsight.errors import InvalidInput
+from fewsight.seeding import torch_generator
 from fewsight.shapes import check_shapes
 
-__all__ = ["LoraLinear", "LoraQkv", "add_lora", "lora_linear", "lora_qkv", "merge_lora", "merged_weight"]
+__all__ = [
+    "LoraLinear",
+    "LoraQkv",
+    "add_lora",
+    "lora_layers",
+    "lora_linear",
+    "lora_qkv",
+    "merge_lora",
+    "merged_weight",
+    "unmerge_lora",
+]
 
 
 def _factor(alpha: float, rank: int, rank_stabilised: bool) -> float:
@@ -121,12 +132,30 @@ def lora_qkv(
 class LoraLinear(nn.Module):
     """A frozen linear layer with a trained low-rank addition; see `lora_linear`. It starts as the plain layer."""
 
-    def __init__(self, layer: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.layer, self.alpha, self.dropout = layer.requires_grad_(False), alpha, dropout
         self.down = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
         self.up = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
-        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix that acts, `[O, I]`, for networks that multiply by it themselves; has gradients."""
+        return merged_weight(self.layer.weight, self.down, self.up, alpha=self.alpha)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the frozen layer."""
+        return self.layer.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[..., I]` -> `[..., O]`."""
@@ -138,16 +167,20 @@ class LoraLinear(nn.Module):
 
     def merged(self) -> nn.Linear:
         """A plain layer that does the same."""
-        return _with_weight(
-            self.layer, merged_weight(self.layer.weight, self.down, self.up, alpha=self.alpha)
-        )
+        return _with_weight(self.layer, self.weight.detach())
 
 
 class LoraQkv(nn.Module):
     """A frozen fused query-key-value layer with trained additions; see `lora_qkv`. It starts as the plain layer."""
 
     def __init__(
-        self, layer: nn.Linear, *, rank: int, alpha: float, enabled: Sequence[bool] = (True, False, True)
+        self,
+        layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        enabled: Sequence[bool] = (True, False, True),
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.layer, self.alpha, self.enabled = layer.requires_grad_(False), alpha, tuple(enabled)
@@ -155,7 +188,21 @@ class LoraQkv(nn.Module):
         self.down = nn.Parameter(layer.weight.new_empty(parts, rank, width))
         self.up = nn.Parameter(layer.weight.new_zeros(parts, width, rank))
         for matrix in self.down:
-            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=generator)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix that acts, `[3 D, D]`, for networks that multiply by it themselves; has gradients."""
+        parts = list(self.layer.weight.chunk(3))
+        columns = [part for part, wanted in enumerate(self.enabled) if wanted]
+        for column, down, up in zip(columns, self.down, self.up, strict=True):
+            parts[column] = merged_weight(parts[column], down, up, alpha=self.alpha)
+        return torch.cat(parts)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the frozen layer."""
+        return self.layer.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[..., D]` -> `[..., 3 D]`."""
@@ -164,11 +211,7 @@ class LoraQkv(nn.Module):
 
     def merged(self) -> nn.Linear:
         """A plain layer that does the same."""
-        weights = list(self.layer.weight.detach().chunk(3))
-        columns = [part for part, wanted in enumerate(self.enabled) if wanted]
-        for column, down, up in zip(columns, self.down, self.up, strict=True):
-            weights[column] = merged_weight(weights[column], down, up, alpha=self.alpha)
-        return _with_weight(self.layer, torch.cat(weights))
+        return _with_weight(self.layer, self.weight.detach())
 
 
 def _with_weight(layer: nn.Linear, weight: Tensor) -> nn.Linear:
@@ -183,18 +226,26 @@ def _with_weight(layer: nn.Linear, weight: Tensor) -> nn.Linear:
 
 
 def add_lora(
-    network: nn.Module, pattern: str = r"\.attn\.qkv$", *, rank: int = 8, alpha: float = 8.0
+    network: nn.Module,
+    pattern: str = r"\.attn\.qkv$",
+    *,
+    rank: int = 8,
+    alpha: float = 8.0,
+    seed: int = 0,
 ) -> list[str]:
     """Freeze a network and put additions on the linear layers whose names match `pattern`, in place.
 
-    Fused query-key-value layers (three times as many outputs as inputs) are adapted in query and value.
+    Fused query-key-value layers (three times as many outputs as inputs) are adapted in query and value. The start of
+    each layer's additions depends on `seed` and the layer's place alone.
 
     Returns:
         The names of the adapted layers.
 
     Raises:
-        InvalidInput: no linear layer matches; nothing is changed then.
+        InvalidInput: no linear layer matches, or the rank is below 1; nothing is changed then.
     """
+    if rank < 1:
+        raise InvalidInput(f"rank is {rank}; expected at least 1.")
     found = [
         (name, layer)
         for name, layer in network.named_modules()
@@ -205,15 +256,45 @@ def add_lora(
             f"pattern {pattern!r} matches no linear layer of the network; nothing would be trained."
         )
     network.requires_grad_(False)
-    for name, layer in found:
-        fused = layer.out_features == 3 * layer.in_features
-        adapted = (LoraQkv if fused else LoraLinear)(layer, rank=rank, alpha=alpha)
-        network.set_submodule(name, adapted)
+    for place, (name, layer) in enumerate(found):
+        kind = LoraQkv if layer.out_features == 3 * layer.in_features else LoraLinear
+        generator = torch_generator(seed, "lora", place, device=layer.weight.device)
+        network.set_submodule(name, kind(layer, rank=rank, alpha=alpha, generator=generator))
     return [name for name, _ in found]
 
 
-def merge_lora(network: nn.Module) -> None:
-    """Put plain layers that do the same in the place of all additions, in place."""
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, (LoraLinear, LoraQkv)):
-            network.set_submodule(name, layer.merged())
+def lora_layers(network: nn.Module) -> dict[str, LoraLinear | LoraQkv]:
+    """The layers with additions by name, in the network's order; empty where there are none."""
+    return {
+        name: layer for name, layer in network.named_modules() if isinstance(layer, (LoraLinear, LoraQkv))
+    }
+
+
+def merge_lora(network: nn.Module) -> dict[str, LoraLinear | LoraQkv]:
+    """Put plain layers that do the same in the place of all additions, in place.
+
+    Returns:
+        What was replaced, for `unmerge_lora`; it holds the frozen weights as they were.
+    """
+    kept = lora_layers(network)
+    for name, layer in kept.items():
+        network.set_submodule(name, layer.merged())
+    return kept
+
+
+def unmerge_lora(network: nn.Module, kept: Mapping[str, LoraLinear | LoraQkv]) -> None:
+    """Undo `merge_lora`, in place and to the bit: nothing is subtracted, the kept layers return.
+
+    Raises:
+        InvalidInput: the network has no plain layer of a kept name and shape; nothing is changed then.
+    """
+    modules = dict(network.named_modules())
+    for name, layer in kept.items():
+        plain = modules.get(name)
+        if not isinstance(plain, nn.Linear) or plain.weight.shape != layer.layer.weight.shape:
+            raise InvalidInput(
+                f"{name!r} is no linear layer of shape {list(layer.layer.weight.shape)} here; give the network "
+                f"that `merge_lora` returned these layers of."
+            )
+    for name, layer in kept.items():
+        network.set_submodule(name, layer)

@@ -15,8 +15,9 @@ __all__ = ["parameter_groups"]
 def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Groups for a torch optimiser, each with `params`, `factor` (on the rate) and `decays` (0 or 1).
 
-    Vectors, scalars and what the objective names `undecayed` do not decay. Backbone parameters have
-    `backbone_rate`, and `layer_decay` by depth. With `backbone_rate` 0 they are left out and keep no gradient.
+    Only parameters that `backbones.tuning.select_tuning`, or anyone else, left marked as training are taken. Vectors,
+    scalars and what the objective names `undecayed` do not decay. Backbone parameters have `backbone_rate`, and
+    `layer_decay` by depth. With `backbone_rate` 0 they are left out and keep no gradient.
     """
     trained = objective.trained_backbone()
     backbone = {id(parameter): name for name, parameter in trained.named_parameters()}
@@ -45,5 +46,14 @@ def _backbone_factors(backbone: nn.Module, settings: TrainingSettings) -> dict[s
         return dict.fromkeys(names, settings.backbone_rate)
     from fewsight.training.layer_decay import layer_scales
 
-    scales = layer_scales(names, depth=depth, decay=settings.layer_decay)
+    scales = layer_scales([_timm_name(name) for name in names], depth=depth, decay=settings.layer_decay)
     return {name: settings.backbone_rate * float(scale) for name, scale in zip(names, scales, strict=True)}
+
+
+def _timm_name(name: str) -> str:
+    """A parameter of a backbone as timm's vision transformers call it: by that name its depth is known.
+
+    timm's own networks stand one level down in ours; in the bundled one a trunk and a projection cut the patches.
+    """
+    name = name.removeprefix("model.")
+    return f"patch_embed.{name}" if name.startswith(("trunk.", "embed.")) else name
