@@ -72,6 +72,11 @@ OBJECTIVES: dict[str, Entry] = {
         "trains a head and its backbone on small tasks (`metatrain`)",
         "Vinyals et al. 2016; Snell et al. 2017",
     ),
+    "simclr_episodes": Entry(
+        "fewsight.objectives.simclr_episodes:SimclrEpisodes",
+        "small tasks that ask for the photo instead of the class, for any head (`metatrain`)",
+        "Doersch, Gupta, Zisserman 2020",
+    ),
     "label_contrastive": Entry(
         "fewsight.objectives.label_contrastive:label_contrastive_loss",
         "pulls photos of a class together: the loss, blockwise (no verb yet)",

@@ -38,7 +38,7 @@ __all__ = [
 _SHAPE = "img_size patch_size embed_dim depth depths num_heads mlp_ratio width layers channels"
 _PARTS = "class_token reg_tokens num_reg_tokens qkv_bias qk_norm init_values pre_norm distilled swiglu family"
 _POSITIONS = "no_embed_class dynamic_img_size use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias"
-_CONVOLUTIONS = "output_stride use_running_moments padding"
+_CONVOLUTIONS = "output_stride use_running_moments padding norm"
 _ARGUMENTS = frozenset(f"{_SHAPE} {_PARTS} {_POSITIONS} {_CONVOLUTIONS} global_pool drop_path_rate".split())
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewsight.data.fixed_episodes import Episode, FixedEpisodes
+from fewsight.data.fixed_episodes import Episode
 from fewsight.data.store import PixelStore
 from fewsight.data.transform import Transform
 from fewsight.objectives.objective import Batch
+from fewsight.objectives.simclr_episodes import SimclrEpisodes
 
-__all__ = ["EpisodeSource", "normalised", "rotated_classes"]
+__all__ = ["EpisodeSource", "Episodes", "normalised", "rotated_classes"]
 
 
 def rotated_classes(by_class: Sequence[NDArray[numpy.int64]], count: int) -> list[NDArray[numpy.int64]]:
@@ -27,10 +29,22 @@ def rotated_classes(by_class: Sequence[NDArray[numpy.int64]], count: int) -> lis
 
 
 def normalised(pixels: Tensor, transform: Transform) -> Tensor:
-    """uint8 `[B, 3, H, W]` -> float32, by the transform's mean and std."""
+    """uint8, or float in [0, 1], `[B, 3, H, W]` -> float32, by the transform's mean and std."""
     mean = torch.tensor(transform.mean)[:, None, None]
     std = torch.tensor(transform.std)[:, None, None]
-    return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    unit = pixels if pixels.is_floating_point() else pixels.float() / 255
+    return ((unit - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+class Episodes(Protocol):
+    """Draws episode i as a function of (seed, i) alone: `FixedEpisodes`, `VariableEpisodes`."""
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode `index`."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +55,35 @@ class EpisodeSource:
         store: pixels of all photos.
         episodes: which rows; rows of `rotated_classes` are allowed.
         transform: mean and std.
+        simclr: which episodes ask for the photo instead of the class; None for none, as in evaluation.
     """
 
     store: PixelStore
-    episodes: FixedEpisodes
+    episodes: Episodes
     transform: Transform
+    simclr: SimclrEpisodes | None = None
 
     def __call__(self, number: int) -> Batch:
-        episode = self.episodes[number]
+        episode, seed = self.episodes[number], self.episodes.seed
         rows = numpy.concatenate([episode.support, episode.query])
-        labels = numpy.concatenate([episode.support_way, episode.query_way])
+        labels = torch.from_numpy(numpy.concatenate([episode.support_way, episode.query_way]))
+        roles = torch.from_numpy(_roles(episode))
+        pixels, index = self._pixels(rows), torch.from_numpy(rows)
+        if self.simclr is not None:
+            changed = self.simclr.converted(pixels, labels, roles, seed=seed, step=number)
+            pixels, labels, roles, index = (
+                changed.images,
+                changed.labels,
+                changed.roles,
+                index[changed.rows],
+            )
         return Batch(
-            images=(normalised(self._pixels(rows), self.transform),),
-            labels=torch.from_numpy(labels),
-            roles=torch.from_numpy(_roles(episode)),
-            index=torch.from_numpy(rows),
+            images=(normalised(pixels, self.transform),),
+            labels=labels,
+            roles=roles,
+            index=index,
             step=number,
-            seed=self.episodes.seed,
+            seed=seed,
         )
 
     def _pixels(self, rows: NDArray[numpy.int64]) -> Tensor:

@@ -30,6 +30,7 @@ from fewsight.model import SavedModel, write_model
 from fewsight.names import resolve
 from fewsight.objectives.episodic import Episodic
 from fewsight.objectives.objective import Objective
+from fewsight.objectives.simclr_episodes import SimclrEpisodes
 from fewsight.progress import quieted
 from fewsight.seeding import stream_seed
 from fewsight.training.best import BestWeights
@@ -64,6 +65,7 @@ class MetatrainRecipe:
 
     Attributes:
         backbone: a network of fewsight (`conv4`, `resnet12`, ...) or a name that `load_backbone` takes.
+        backbone_settings: sizes of a network that is trained from scratch, as `width`.
         head, head_settings: a head and the arguments of its constructor.
         image_size: side of the input in pixels; None = the backbone's own.
         frozen: train the head alone.
@@ -72,11 +74,13 @@ class MetatrainRecipe:
         class_level: `leaf` takes the deepest folder as the class.
         held_out: share of the classes for validation where no split is known.
         episodes: of training.
+        simclr: how many of them ask for the photo instead of the class; validation episodes never do.
         validation: episodes of held-out classes; `validation_episodes` of them, every `validation_every` steps.
         training: optimiser and schedules.
     """
 
     backbone: str = "conv4"
+    backbone_settings: dict[str, Any] = field(default_factory=dict)
     head: str = "prototypes"
     head_settings: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
@@ -86,6 +90,7 @@ class MetatrainRecipe:
     class_level: Literal["top", "leaf"] = "top"
     held_out: float = 0.2
     episodes: EpisodeSettings = field(default_factory=lambda: EpisodeSettings(5, 1, 15))
+    simclr: SimclrEpisodes = field(default_factory=lambda: SimclrEpisodes(fraction=0.0))
     validation: EpisodeSettings = field(default_factory=EpisodeSettings)
     validation_episodes: int = 100
     validation_every: int = 500
@@ -209,7 +214,7 @@ def train_episodes(
 
     result = train(
         objective,
-        EpisodeSource(store, training, transform),
+        EpisodeSource(store, training, transform, recipe.simclr),
         recipe.training,
         folder,
         seed=seed,
@@ -269,7 +274,13 @@ def metatrain(
 def _objective(recipe: MetatrainRecipe, seed: int) -> Episodic:
     known = find(recipe.backbone)
     if known is not None and known.kind == "untrained":
-        backbone = untrained_backbone(recipe.backbone, image_size=recipe.image_size, seed=seed)
+        backbone = untrained_backbone(
+            recipe.backbone, image_size=recipe.image_size, seed=seed, **recipe.backbone_settings
+        )
+    elif recipe.backbone_settings:
+        raise InvalidInput(
+            f"backbone_settings are for networks that start from scratch; {recipe.backbone} has its own sizes."
+        )
     else:
         backbone = load_backbone(recipe.backbone, image_size=recipe.image_size)
     made = resolve("heads", recipe.head)
