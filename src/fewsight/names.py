@@ -83,45 +83,47 @@ OBJECTIVES: dict[str, Entry] = {
         "Khosla et al. 2020; LaCViT",
     ),
     "simclr": Entry(
-        "fewsight.objectives.simclr:nt_xent", "contrastive: the loss (no verb yet)", "Chen et al. 2020"
+        "fewsight.objectives.simclr:SimClr", "contrastive: two views against the batch", "Chen et al. 2020"
     ),
     "moco_v3": Entry(
-        "fewsight.objectives.moco_v3:moco_v3_loss",
-        "contrastive: the loss (no verb yet)",
+        "fewsight.objectives.moco_v3:MocoV3",
+        "contrastive: queries against keys of an averaged teacher",
         "Chen, Xie, He 2021",
     ),
     "dino": Entry(
-        "fewsight.objectives.dino:dino_loss", "clustering: the loss (no verb yet)", "Caron et al. 2021"
+        "fewsight.objectives.dino:Dino",
+        "clustering of views by an averaged teacher, small views included",
+        "Caron et al. 2021",
     ),
     "msn": Entry(
-        "fewsight.objectives.msn:msn_loss",
-        "clustering with dropped patches: the loss (no verb yet)",
+        "fewsight.objectives.msn:Msn",
+        "clustering of views with dropped patches",
         "Assran et al. 2022",
     ),
     "swav": Entry(
-        "fewsight.objectives.swav:swav_loss", "clustering: the loss (no verb yet)", "Caron et al. 2020"
+        "fewsight.objectives.swav:Swav",
+        "clustering: swapped prediction of balanced codes, without a teacher",
+        "Caron et al. 2020",
     ),
     "ibot": Entry(
-        "fewsight.objectives.ibot:ibot_loss",
-        "clustering of patches: the loss (no verb yet)",
+        "fewsight.objectives.ibot:Ibot",
+        "clustering of views and of masked patches",
         "Zhou et al. 2022",
     ),
     "mae": Entry(
-        "fewsight.objectives.mae:MaskedAutoencoder",
-        "masked pixels: network and loss (no verb yet)",
+        "fewsight.objectives.mae_training:Mae",
+        "masked pixels from a quarter of the patches",
         "He et al. 2022",
     ),
-    "simmim": Entry(
-        "fewsight.objectives.simmim:simmim_loss", "masked pixels: the loss (no verb yet)", "Xie et al. 2022"
-    ),
+    "simmim": Entry("fewsight.objectives.simmim:SimMim", "masked pixels from mask tokens", "Xie et al. 2022"),
     "gmml": Entry(
-        "fewsight.objectives.gmml:masked_pixel_loss",
-        "corrupted pixels: the loss (no verb yet)",
+        "fewsight.objectives.gmml:Gmml",
+        "corrupted pixels, connected blocks overwritten",
         "Atito et al. 2022",
     ),
     "masked_clustering": Entry(
-        "fewsight.objectives.masked_clustering:masked_clustering_loss",
-        "masked modelling joined with clustering: the loss (no verb yet)",
+        "fewsight.objectives.masked_clustering:MaskedClustering",
+        "masked modelling joined with clustering of views and patches",
         "Atito et al. 2021; Nandam et al. 2024",
     ),
     "cst": Entry(

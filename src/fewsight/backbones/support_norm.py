@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fewsight.distributed import all_reduce_sum, is_distributed
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
 
-__all__ = ["NormalisedEpisode", "SupportBatchNorm", "normalise", "support_batch_norm"]
+__all__ = ["NormalisedEpisode", "SupportBatchNorm", "moments", "normalise", "support_batch_norm"]
 
 
 class NormalisedEpisode(NamedTuple):
@@ -79,8 +80,8 @@ def support_batch_norm(
         return NormalisedEpisode(new_supports, new_queries, running_mean, running_var)
     if not supports.numel():
         raise InvalidInput("supports are empty: there are no moments to normalise by.")
-    mean, var = _moments(supports)
-    query_mean, query_var = _moments(queries) if transductive and queries.numel() else (mean, var)
+    mean, var = moments(supports)
+    query_mean, query_var = moments(queries) if transductive and queries.numel() else (mean, var)
     if not backprop_through_moments:
         query_mean, query_var = query_mean.detach(), query_var.detach()
     if use_running_moments:
@@ -94,9 +95,18 @@ def support_batch_norm(
     )
 
 
-def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance `[C]` over images and positions."""
-    var, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
+def moments(maps: Tensor, *, over_ranks: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance `[C]` over images and positions of `[B, C, H, W]`; differentiable.
+
+    Args:
+        over_ranks: of the batches of all ranks together. An episode stays on one rank and needs its own.
+    """
+    if not (over_ranks and is_distributed()):
+        var, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
+        return mean, var
+    count = all_reduce_sum(maps.new_tensor([maps.numel() / maps.shape[1]]))
+    mean = all_reduce_sum(maps.sum((0, 2, 3))) / count
+    var = all_reduce_sum((maps - mean[:, None, None]).square().sum((0, 2, 3))) / count
     return mean, var
 
 

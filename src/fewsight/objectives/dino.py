@@ -11,18 +11,30 @@ The centre c takes part in its own step only after the loss: `fewsight.objective
 
 Differs from the authors' code: the loss never changes the centre; other means against collapse can take the
 place of centring; local crops meet the sum of the teacher's targets once (same value, fewer passes).
+
+`koleo_weight` adds what DINOv2 adds (Oquab et al., TMLR 2024, section 4): each class token of a global view is kept
+away from its nearest neighbour among the other images.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
-from fewsight.objectives.assignments import AssignmentMethod, assign
+from fewsight.backbones.backbone import Backbone
+from fewsight.objectives.assignments import AssignmentMethod, assign, distinct_rows, koleo
+from fewsight.objectives.crops import checked_views, crop_views, vectors
 from fewsight.objectives.cross_entropy import streamed_view_cross_entropy, view_cross_entropy
+from fewsight.objectives.distillation import ClusterSettings, Distillation, cluster_head
+from fewsight.objectives.objective import Batch, Terms
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
-__all__ = ["dino_loss"]
+__all__ = ["Dino", "DinoSettings", "dino_loss"]
+
+GLOBAL_VIEWS = 2
 
 
 def dino_loss(
@@ -68,3 +80,65 @@ def dino_loss(
 
     targets_of(slice(0, 0))  # wrong settings are told before any work
     return streamed_view_cross_entropy(student, len(teacher), targets_of, student_temperature)
+
+
+@dataclass(frozen=True)
+class DinoSettings(ClusterSettings):
+    """`ClusterSettings` and views; the defaults are those of the authors' long runs (ViT-S/16, 800 epochs).
+
+    Attributes:
+        local_views: small views; 8, or 10 in the longest runs. 0 = none.
+        local_size: their side in pixels; None = 3/7 of the large ones (96 of 224).
+        global_scale, local_scale: areas of the crops.
+        koleo_weight: of KoLeo on the class tokens of each global view; DINOv2 0.1.
+    """
+
+    local_views: int = 8
+    local_size: int | None = None
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    koleo_weight: float = 0.0
+
+
+class Dino(Distillation):
+    """Two global views for the teacher, these and small ones for the student; any backbone."""
+
+    settings: DinoSettings
+
+    def __init__(self, backbone: Backbone, settings: DinoSettings = DinoSettings()) -> None:
+        super().__init__(backbone, cluster_head(backbone, settings), settings)
+        self.views = crop_views(
+            backbone,
+            ("dino_1", "dino_2"),
+            settings.global_scale,
+            local=settings.local_views,
+            size=settings.local_size,
+            local_scale=settings.local_scale,
+        )
+
+    def forward(self, batch: Batch) -> Terms:
+        """`class`, and `memax` and `koleo` where they are chosen."""
+        images, settings = checked_views(batch, self.views), self.settings
+        V, B = len(images), len(images[0])
+        features = vectors(self.student.backbone, images)  # [V B, D]
+        student = self.student.head(features).unflatten(0, (V, B))
+        teacher = self.teacher(images[:GLOBAL_VIEWS])
+        loss = dino_loss(
+            student,
+            teacher,
+            self.avoidance.center,
+            settings.student_temperature,
+            self.temperature,
+            method=self.avoidance.assignment,
+            iterations=self.avoidance.iterations,
+        )
+        terms = self.class_terms(loss, student, teacher, features[:B])
+        if not settings.koleo_weight:
+            return terms
+        spread = spread_apart(features[: GLOBAL_VIEWS * B].unflatten(0, (GLOBAL_VIEWS, B)))
+        return Terms({**terms.values, "koleo": spread}, {**terms.weights, "koleo": settings.koleo_weight})
+
+
+def spread_apart(features: Tensor) -> Tensor:
+    """Sum over views `[G, B, D]` of KoLeo among the images of a view; repeated images count once."""
+    return torch.stack([koleo(view[distinct_rows(view.detach())]) for view in features]).sum()

@@ -30,7 +30,7 @@ from fewsight.objectives.blocks import at_least_float32
 from fewsight.objectives.masking import patchify, random_mask
 from fewsight.shapes import check_shapes
 
-__all__ = ["AutoencoderSizes", "MaeOutput", "MaskedAutoencoder", "mae_loss"]
+__all__ = ["AutoencoderSizes", "Block", "MaeOutput", "MaskedAutoencoder", "mae_loss", "position_table"]
 
 
 def mae_loss(images: Tensor, pred: Tensor, mask: Tensor, patch_size: int, norm_pix_loss: bool) -> Tensor:
@@ -108,13 +108,13 @@ class MaskedAutoencoder(nn.Module):
         self.patch_embed = _PatchEmbedding(sizes.channels, dim, p)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
-        self.register_buffer("pos_embed", _table(dim, sizes.grid_size))
-        self.register_buffer("decoder_pos_embed", _table(decoder_dim, sizes.grid_size))
-        self.blocks = nn.ModuleList(_Block(dim, sizes.num_heads, sizes.mlp_dim) for _ in range(sizes.depth))
+        self.register_buffer("pos_embed", position_table(dim, sizes.grid_size))
+        self.register_buffer("decoder_pos_embed", position_table(decoder_dim, sizes.grid_size))
+        self.blocks = nn.ModuleList(Block(dim, sizes.num_heads, sizes.mlp_dim) for _ in range(sizes.depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.decoder_embed = nn.Linear(dim, decoder_dim)
         self.decoder_blocks = nn.ModuleList(
-            _Block(decoder_dim, sizes.decoder_num_heads, sizes.decoder_mlp_dim)
+            Block(decoder_dim, sizes.decoder_num_heads, sizes.decoder_mlp_dim)
             for _ in range(sizes.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
@@ -235,7 +235,9 @@ class _Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Pre-norm attention and MLP, as in the authors' encoder and decoder."""
+
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
@@ -246,7 +248,8 @@ class _Block(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
 
-def _table(dim: int, grid_size: tuple[int, int]) -> Tensor:
+def position_table(dim: int, grid_size: tuple[int, int]) -> Tensor:
+    """Sine-cosine positions of class token and patches, `[1, 1 + h w, dim]`."""
     return sincos_position_embedding(dim, grid_size, cls_token=True)[None]
 
 

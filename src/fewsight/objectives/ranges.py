@@ -30,6 +30,12 @@ def check_within(low: float, high: float, **values: float) -> None:
             raise InvalidInput(f"{name} is {value}; expected a number from {low} to {high}.")
 
 
+def check_settings(settings: object, *, positive: Sequence[str] = (), shares: Sequence[str] = ()) -> None:
+    """Check fields of a settings dataclass: those above 0, and those from 0 to 1."""
+    check_positive(**{name: getattr(settings, name) for name in positive})
+    check_within(0, 1, **{name: getattr(settings, name) for name in shares})
+
+
 def check_choice(choices: Collection[str], **values: str) -> None:
     """Raise `InvalidInput` unless each value is one of the words.
 

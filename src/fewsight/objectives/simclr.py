@@ -13,17 +13,26 @@ gradient, as each row is a query here and a negative elsewhere.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from fewsight.backbones.backbone import Backbone
+from fewsight.data.views import ViewSpec
 from fewsight.distributed import gather, rows_before, world_size
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import full_precision
+from fewsight.objectives.crops import checked_views, vectors
+from fewsight.objectives.distillation import Student
 from fewsight.objectives.info_nce import contrastive_sum, unit_rows
+from fewsight.objectives.objective import Batch, Objective, Terms
+from fewsight.objectives.projection_heads import mlp
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
 
-__all__ = ["nt_xent"]
+__all__ = ["SimClr", "SimClrSettings", "nt_xent"]
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
@@ -56,3 +65,57 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         * world_size()
         / len(keys)
     )
+
+
+@dataclass(frozen=True)
+class SimClrSettings:
+    """Defaults of the authors' code for ImageNet.
+
+    Attributes:
+        temperature: 0.1; 0.5 for small images.
+        projection: width of the compared vectors.
+        layers: of the projector, whose hidden layers are as wide as the backbone; 2 in the first edition.
+        scale: area of the crops.
+    """
+
+    temperature: float = 0.1
+    projection: int = 128
+    layers: int = 3
+    scale: tuple[float, float] = (0.08, 1.0)
+
+    def __post_init__(self) -> None:
+        check_positive(temperature=self.temperature, projection=self.projection, layers=self.layers)
+
+
+class SimClr(Objective):
+    """Two views of each photo, each told from all others of the batch; any backbone."""
+
+    def __init__(self, backbone: Backbone, settings: SimClrSettings = SimClrSettings()) -> None:
+        super().__init__()
+        widths = [*[backbone.dim] * settings.layers, settings.projection]
+        self.student = Student(backbone, mlp(widths, last="scaled"))
+        self.settings = settings
+        self.views = (ViewSpec(2, backbone.image_size[0], "simclr", settings.scale),)
+        self._seen: dict[str, Tensor] = {}
+
+    def backbone(self) -> Backbone:
+        """The trained encoder."""
+        return self.student.backbone
+
+    def forward(self, batch: Batch) -> Terms:
+        """`contrast`."""
+        images = checked_views(batch, self.views)
+        features = vectors(self.student.backbone, images)
+        first, second = self.student.head(features).chunk(2)
+        loss = nt_xent(first, second, self.settings.temperature)
+        rows = 2 * len(first) * world_size()
+        self._seen = {
+            "loss": loss.detach(),
+            "collapsed_loss": torch.tensor(math.log(max(1, rows - 1))),
+            "features": features[: len(first)].detach(),
+        }
+        return Terms({"contrast": loss})
+
+    def watched(self) -> dict[str, Tensor]:
+        """The loss beside that of a collapsed batch, and features of one view."""
+        return self._seen

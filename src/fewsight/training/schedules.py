@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
+from fewsight.objectives.annealing import cosine
 from fewsight.training.settings import TrainingSettings
 
 __all__ = ["cosine", "learning_rate", "staircase", "weight_decay"]
-
-
-def cosine(start: float, end: float, fraction: float) -> float:
-    """From `start` at fraction 0 to `end` at fraction 1 along half a cosine (Loshchilov and Hutter 2017, eq. 5).
-
-    >>> cosine(1.0, 0.0, 0.5)
-    0.5
-    """
-    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2
 
 
 def staircase(start: float, factor: float, every: int, step: int) -> float:
