@@ -87,3 +87,36 @@ def test_ragged_answers_equal_the_head(metric: str) -> None:
         metric=head.metric, centring=head.centring,
     )  # fmt: skip
     assert (answers == torch.cat(expected)).all()
+
+
+def test_relatives_are_left_out_and_counted() -> None:
+    features, by_class = data()
+    episodes = FixedEpisodes(by_class, way=4, shot=2, query=6, seed=1)
+    rows = sum(SIZES)
+    neighbours, alone = numpy.arange(rows) // 3, numpy.arange(rows)
+    result = evaluate_episodes(Prototypes(), features, by_class, episodes, 30, groups=[alone, neighbours])
+    expected = 0
+    for number in range(30):
+        episode = episodes[number]
+        expected += int(numpy.isin(neighbours[episode.query], neighbours[episode.support]).sum())
+    assert result.left_out == (0, expected)
+    assert expected > 0
+    asked = sum(len(episodes[number].query) for number in range(30))
+    assert result.confusion.sum() == asked - expected
+    nothing = evaluate_episodes(Prototypes(), features, by_class, episodes, 5, groups=[alone * 0])
+    assert nothing.accuracy.n == 0
+
+
+def test_together_counts_the_questions_where_both_classes_were_there() -> None:
+    features, by_class = data()
+    episodes = FixedEpisodes(by_class, way=3, shot=1, query=4, seed=2)
+    result = evaluate_episodes(Neighbours(), features, by_class, episodes, 20)
+    expected = numpy.zeros_like(result.together)
+    for number in range(20):
+        episode = episodes[number]
+        for way, of in enumerate(episode.classes):
+            for other in episode.classes:
+                expected[of, other] += (episode.query_way == way).sum()
+    assert (result.together == expected).all()
+    assert (result.together.diagonal() == result.confusion.sum(1)).all()
+    assert (result.confusion <= result.together).all()

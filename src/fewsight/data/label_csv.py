@@ -34,12 +34,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 MAX_BYTES = 4 << 30
 
 
-def read_label_file(path: str | Path) -> LabelFile:
+def read_label_file(path: str | Path, *, group_column: str | None = None) -> LabelFile:
     """Read a CSV of labels.
 
+    Args:
+        group_column: the column that names the group of each image; None takes one of the usual names.
+
     Raises:
-        InvalidInput: with the line: no image column, a row with more or fewer fields than the header, an empty file
-            name, text that is not UTF-8, one image twice with different labels.
+        InvalidInput: with the line: no image column, no column `group_column`, a row with more or fewer fields than
+            the header, an empty file name, text that is not UTF-8, one image twice with different labels.
     """
     path = Path(path)
     text = _text(path)
@@ -49,6 +52,8 @@ def read_label_file(path: str | Path) -> LabelFile:
     except StopIteration:
         raise InvalidInput(f"{path} is empty; expected a header line such as image,labels.") from None
     columns, header = _columns(path, first[1])
+    if group_column is not None:
+        columns["group"] = _named(path, first[1] if header else [], group_column)
     if not header:
         records = _records(path, text)
     width = len(first[1])
@@ -113,6 +118,16 @@ def _columns(path: Path, first: list[str]) -> tuple[dict[str, int], bool]:
         f"{path}, line 1: no column names the images (found {', '.join(map(repr, first[:8]))}); expected a header "
         "such as image,labels."
     )
+
+
+def _named(path: Path, header: list[str], column: str) -> int:
+    """The position of a column that was asked for."""
+    names = [name.strip().lower() for name in header]
+    if column.strip().lower() not in names:
+        raise InvalidInput(
+            f"{path} has no column {column!r} to group by; its columns are {', '.join(header[:20]) or 'not named'}."
+        )
+    return names.index(column.strip().lower())
 
 
 def _row(path: Path, line: int, fields: list[str], columns: dict[str, int], width: int) -> LabelRow:

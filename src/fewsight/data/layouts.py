@@ -47,6 +47,7 @@ def read_layout(
     skip_empty: bool = False,
     root: str | Path | Sequence[str | Path] | None = None,
     follow_links: bool = False,
+    group_column: str | None = None,
 ) -> Reading:
     """List the photos of a folder or CSV with their labels, masks, groups and splits; no photo is opened.
 
@@ -60,6 +61,7 @@ def read_layout(
         root: for a CSV, the folder that its paths are relative to; of several the one that holds most of them; None
             takes the folder of the CSV.
         follow_links: also walk into linked folders.
+        group_column: the column of the CSV that names groups; None takes one with a usual name.
 
     Raises:
         InvalidInput: nothing fits (with what was found and an example layout), a class folder is empty, or a CSV is
@@ -72,13 +74,24 @@ def read_layout(
         path = _from_zip(path)
     if path.is_dir():
         walker = _Walker(path, follow_links)
-        annotated = _from_index(walker, labels) or _from_annotations(path, labels, follow_links)
+        annotated = _from_index(walker, labels, group_column) or _from_annotations(path, labels, follow_links)
         reading = annotated or _from_folders(walker, labels, class_level, skip_empty)
     else:
         roots = () if root is None else (root,) if isinstance(root, (str, Path)) else tuple(root)
-        reading = _from_file(path, tuple(Path(place) for place in roots), labels)
+        reading = _from_file(path, tuple(Path(place) for place in roots), labels, group_column)
+    if group_column is not None:
+        _check_groups(path, reading, group_column)
     clashes = name_clashes(reading.collection.classes)
     return replace(reading, warnings=(*reading.warnings, *clashes))
+
+
+def _check_groups(path: Path, reading: Reading, group_column: str) -> None:
+    """Whether there are groups of this name: a column of the CSV, or `group` for what other layouts call so."""
+    if reading.layout != "csv" and (group_column != "group" or not reading.collection.group_names):
+        raise InvalidInput(
+            f"{path} has no CSV with a column {group_column!r} to group by; group by folder or burst, or give an "
+            "index.csv with that column."
+        )
 
 
 class _Walker:
@@ -219,12 +232,13 @@ def _leaf_names(paths: tuple[str, ...]) -> tuple[str, ...]:
     return last if len(set(last)) == len(last) else paths
 
 
-def _from_index(walker: _Walker, labels: Labels) -> Reading | None:
+def _from_index(walker: _Walker, labels: Labels, group_column: str | None) -> Reading | None:
     """`index.csv` beside the folders, and the photos that it does not name."""
     index = Path(walker.root, "index.csv")
     if labels == "none" or not index.is_file():
         return None
-    reading = from_label_file(read_label_file(index), [Path(walker.root)], labels, "csv")
+    file = read_label_file(index, group_column=group_column)
+    reading = from_label_file(file, [Path(walker.root)], labels, "csv")
     walker.passed[".csv files"] -= 1  # the index itself
     return _with_unnamed(walker, reading, labels, "index.csv")
 
@@ -272,11 +286,12 @@ def _rows_of(collection: Collection) -> Iterator[Row]:
         yield Row(collection.files[n], photo.labels, mask or None, photo.group, photo.split)
 
 
-def _from_file(path: Path, roots: tuple[Path, ...], labels: Labels) -> Reading:
+def _from_file(path: Path, roots: tuple[Path, ...], labels: Labels, group_column: str | None) -> Reading:
     """A file of labels, or one photo."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return from_label_file(read_label_file(path), roots or (path.parent,), labels, "csv")
+        file = read_label_file(path, group_column=group_column)
+        return from_label_file(file, roots or (path.parent,), labels, "csv")
     if suffix in ANNOTATION_SUFFIXES:
         places = roots or image_roots(path)
         return from_label_file(read_annotation_file(path, places), places, labels, "annotations")

@@ -9,7 +9,13 @@ from fewsight.classifier import FewShotClassifier
 from fewsight.errors import InvalidInput
 from fewsight.workflows.embedded_photos import EmbeddedPhotos, FeatureMaker
 from fewsight.workflows.feature_shards import is_embedding
-from fewsight.workflows.labelled_photos import LabelledPhotos, embedded_labelled, fit, read_labelled
+from fewsight.workflows.labelled_photos import (
+    LabelledPhotos,
+    embedded_labelled,
+    fit,
+    group_column,
+    read_labelled,
+)
 from fewsight.workflows.one_backbone import backbone_like, check_same, check_vectors, maker_of
 from fewsight.workflows.pile import Pile
 
@@ -51,7 +57,11 @@ def read_support(source: Path, labels: Path | None, pile: Pile, settings: Predic
         if labels is not None:
             reading = embedded.labelled_by(labels)
         else:
-            reading = embedded.labelled(class_level=settings.class_level, skip_empty=settings.skip_empty)
+            reading = embedded.labelled(
+                class_level=settings.class_level,
+                skip_empty=settings.skip_empty,
+                group_column=group_column(settings.group_by),
+            )
         return embedded_labelled(embedded, reading, **options)
     if labels is not None:
         raise InvalidInput(
@@ -61,7 +71,9 @@ def read_support(source: Path, labels: Path | None, pile: Pile, settings: Predic
         return embedded_labelled(pile.embedded, pile.embedded.labelled_by(source), **options)
     root = [path for path in (source.parent, Path(pile.collection.root)) if path.is_dir()]
     root += [path.parent for path in root[-1:]]
-    return read_labelled(source, root=root, class_level=settings.class_level, **options)
+    return read_labelled(
+        source, root=root, class_level=settings.class_level, group_by=settings.group_by, **options
+    )
 
 
 def fitted_classifier(photos: LabelledPhotos, pile: Pile, settings: PredictSettings) -> FewShotClassifier:

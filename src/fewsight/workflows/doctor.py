@@ -159,7 +159,11 @@ def _expected(
 ) -> tuple[ExpectedAccuracy | None, str]:
     try:
         photos = read_labelled(
-            data, root=[Path(reading.collection.root)], class_level=class_level, skip_empty=True
+            data,
+            root=[Path(reading.collection.root)],
+            class_level=class_level,
+            skip_empty=True,
+            group_by=group_by,
         )
         classifier = FewShotClassifier(backbone, head, image_size=image_size)
         return fit(classifier, photos, group_by).expected_, ""

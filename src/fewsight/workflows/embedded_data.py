@@ -9,6 +9,7 @@ from fewsight.backbones.features import Features
 from fewsight.errors import InvalidInput
 from fewsight.workflows.embedded_photos import EmbeddedPhotos
 from fewsight.workflows.encoded_data import EncodedData
+from fewsight.workflows.labelled_photos import group_column
 from fewsight.workflows.run_record import read_record
 
 __all__ = ["backbone_of", "embedded_data"]
@@ -20,21 +21,29 @@ def backbone_of(folder: Path) -> str:
 
 
 def embedded_data(
-    folder: Path, *, split: str | None = None, class_level: Any = "top", skip_empty: bool = False
+    folder: Path,
+    *,
+    split: str | None = None,
+    class_level: Any = "top",
+    skip_empty: bool = False,
+    group_by: str | None = None,
 ) -> EncodedData:
     """Features of a folder of `fewsight embed`, with the labels of the photos that it was made from.
 
-    Photos that could not be decoded are left out. Copies of one photo are not looked for. Where the photos are gone,
+    Photos that could not be decoded are left out. Where the photos are gone,
     the folders in their names are the classes.
 
     Args:
         split: only photos of this split; None takes all.
+        group_by: as in `labelled_photos.groups_of`, for the column to read.
 
     Raises:
         InvalidInput: the photos have changed since, a shard is missing or damaged, or none is labelled.
     """
     embedded = EmbeddedPhotos(folder)
-    reading = embedded.labelled(class_level=class_level, skip_empty=skip_empty)
+    reading = embedded.labelled(
+        class_level=class_level, skip_empty=skip_empty, group_column=group_column(group_by)
+    )
     collection = reading.collection
     if split is not None:
         collection = collection.select(collection.in_split(split)).without_empty_classes()

@@ -115,13 +115,17 @@ class EmbeddedPhotos:
         found = self._layout("optional")
         return self._by_names() if found is None else found
 
-    def labelled(self, *, class_level: Any = "top", skip_empty: bool = False) -> Reading:
+    def labelled(
+        self, *, class_level: Any = "top", skip_empty: bool = False, group_column: str | None = None
+    ) -> Reading:
         """The photos with a label, by the layout of the photos or the folders in their names.
 
         Raises:
             InvalidInput: there is none, or the photos have changed since.
         """
-        reading = self._layout("required", class_level=class_level, skip_empty=skip_empty)
+        reading = self._layout(
+            "required", class_level=class_level, skip_empty=skip_empty, group_column=group_column
+        )
         if reading is None:
             reading = self._by_names(class_level)
             kept = reading.collection.labelled()

@@ -18,6 +18,7 @@ from fewsight.data.collection import Collection
 from fewsight.data.layouts import read_layout
 from fewsight.errors import InvalidInput
 from fewsight.progress import Progress
+from fewsight.workflows.labelled_photos import group_column
 
 __all__ = ["EncodedData", "encode_collection", "encode_data", "vector_encoder", "vectors_of"]
 
@@ -44,17 +45,21 @@ def encode_data(
     split: str | None = None,
     class_level: Any = "top",
     skip_empty: bool = False,
+    group_by: str | None = None,
     workers: int | None = None,
 ) -> EncodedData:
     """Read and encode a labelled folder or CSV.
 
     Args:
         split: only photos of this split; None takes all.
+        group_by: as in `labelled_photos.groups_of`, for the column to read.
 
     Raises:
         InvalidInput: nothing fits, or no photo can be read.
     """
-    reading = read_layout(source, class_level=class_level, skip_empty=skip_empty)
+    reading = read_layout(
+        source, class_level=class_level, skip_empty=skip_empty, group_column=group_column(group_by)
+    )
     collection = reading.collection
     if split is not None:
         collection = collection.select(collection.in_split(split)).without_empty_classes()

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy
 from numpy.typing import NDArray
 
 from fewsight.data.fixed_episodes import FixedEpisodes
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.intervals import mean_interval
-from fewsight.progress import say
+from fewsight.evaluation.intervals import Comparison, mean_interval
+from fewsight.heads.prototypes import Prototypes
+from fewsight.heads.vectors import VectorHead
+from fewsight.progress import Progress, say
 from fewsight.protocols.episodes import EpisodeResult, compare_results, evaluate_episodes
-from fewsight.workflows.evaluation_results import Evaluation, Result
+from fewsight.protocols.shot_curve import curve_shots, shot_curve
+from fewsight.workflows.encoded_data import EncodedData
+from fewsight.workflows.evaluation_results import Confusion, Evaluation, Result
 from fewsight.workflows.evaluation_task import EvaluationTask
-from fewsight.workflows.judged_models import model_and_data, rival_data, rival_model
-from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.evaluation_words import left_out_words, more_photos
+from fewsight.workflows.judged_models import JudgedModel, model_and_data, rival_data, rival_model
+from fewsight.workflows.kept_apart import KeptApart, kept_apart
 
 __all__ = ["evaluate_on_episodes"]
+
+CURVE_EPISODES = 100  # of a curve, for heads that go through episodes one by one
 
 
 def evaluate_on_episodes(task: EvaluationTask) -> Evaluation:
@@ -27,35 +36,115 @@ def evaluate_on_episodes(task: EvaluationTask) -> Evaluation:
     model, encoded = model_and_data(task)
     for remark in encoded.remarks:
         say(remark)
-    rival = rival_model(task, model)
     by_class = list(encoded.collection.by_class())
-    groups = groups_of(encoded.collection, task.group_by)
-    codes = None if groups is None else numpy.unique(groups, return_inverse=True)[1]
-    other = rival_data(encoded, rival, task.workers)
-    results: list[Result] = []
-    comparisons, remarks, found = {}, list(encoded.remarks), None
+    remarks = list(encoded.remarks)
     way = _possible_way(task, by_class, remarks)
-    for shot in task.shots:
+    apart = kept_apart(encoded.collection, task.group_by, task.workers)
+    run = _Run(task, way, encoded, by_class, apart, [*remarks, *apart.remarks])
+    rival = rival_model(task, model)
+    other = rival_data(encoded, rival, task.workers)
+    last = None
+    for shot in sorted(set(task.shots)):
+        found = run.one_shot(model, shot)
+        if found is not None and rival is not None and other is not None:
+            run.against(shot, found, model, rival, other)
+        last = found or last
+    if last is None:
+        raise InvalidInput(f"no episode is possible: {run.remarks[-1]}")
+    return run.evaluation(model, last)
+
+
+@dataclass
+class _Run:
+    """One data set, and what is found as the shots go by."""
+
+    task: EvaluationTask
+    way: int
+    encoded: EncodedData
+    by_class: list[NDArray[numpy.int64]]
+    apart: KeptApart
+    remarks: list[str]
+    results: list[Result] = field(default_factory=list)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+
+    def one_shot(self, model: JudgedModel, shot: int) -> EpisodeResult | None:
+        """What the model makes of the episodes of one shot; None where the data have too few photos."""
         try:
-            episodes = FixedEpisodes(by_class, way, shot, task.query, seed=task.seed)
+            found = self._judged(model, self.encoded, shot)
         except InvalidInput as error:
-            remarks.append(f"{shot}-shot is left out: {error}")
-            continue
-        found = evaluate_episodes(
-            model.head, encoded.features, by_class, episodes, task.episodes, groups=codes
-        )
-        results.append(Result(task.dataset, way, shot, "accuracy", found.accuracy))
-        if rival is not None and other is not None:
-            second = evaluate_episodes(
-                rival.head, other.features, by_class, episodes, task.episodes, groups=codes
+            self.remarks.append(f"{shot}-shot is left out: {error}")
+            return None
+        self.remarks += left_out_words(found, self.task, shot)
+        if not found.accuracy.n:
+            self.remarks.append(
+                f"{shot}-shot is left out: every query has a photo of its group among the supports. Group photos "
+                "more finely: several groups a class are needed."
             )
-            results.append(Result(task.dataset, way, shot, f"accuracy of {rival.name}", second.accuracy))
-            comparisons[f"{way}-way {shot}-shot"] = compare_results(found, second, (model.name, rival.name))
-    if found is None:
-        raise InvalidInput(f"no episode is possible: {remarks[-1]}")
-    recalls = dict(zip(encoded.collection.classes, found.recalls().tolist(), strict=True))
-    results.append(_balanced(task, way, found))
-    return Evaluation("episodes", task.episodes, tuple(results), comparisons, recalls, tuple(remarks))
+            return None
+        self.results.append(Result(self.task.dataset, self.way, shot, "accuracy", found.accuracy))
+        return found
+
+    def against(
+        self, shot: int, found: EpisodeResult, model: JudgedModel, rival: JudgedModel, other: EncodedData
+    ) -> None:
+        """The rival on the same episodes."""
+        second = self._judged(rival, other, shot)
+        metric = f"accuracy of {rival.name}"
+        self.results.append(Result(self.task.dataset, self.way, shot, metric, second.accuracy))
+        comparison = compare_results(found, second, (model.name, rival.name))
+        self.comparisons[f"{self.way}-way {shot}-shot"] = comparison
+
+    def _judged(self, model: JudgedModel, encoded: EncodedData, shot: int) -> EpisodeResult:
+        episodes = FixedEpisodes(self.by_class, self.way, shot, self.task.query, seed=self.task.seed)
+        return evaluate_episodes(
+            model.head,
+            encoded.features,
+            self.by_class,
+            episodes,
+            self.task.episodes,
+            groups=self.apart.groupings,
+        )
+
+    def evaluation(self, model: JudgedModel, last: EpisodeResult) -> Evaluation:
+        """With what the largest shot says of the classes, and with the curve."""
+        classes, recalls = self.encoded.collection.classes, last.recalls()
+        balanced = mean_interval(recalls[~numpy.isnan(recalls)])
+        shot = self.results[-1].shot
+        self.results.append(
+            Result(self.task.dataset, self.way, shot, "balanced accuracy over classes", balanced)
+        )
+        conclusions = self._curve(model)
+        return Evaluation(
+            "episodes",
+            self.task.episodes,
+            tuple(self.results),
+            self.comparisons,
+            dict(zip(classes, recalls.tolist(), strict=True)),
+            tuple(self.remarks),
+            Confusion(classes, last.confusion, last.together),
+            conclusions,
+        )
+
+    def _curve(self, model: JudgedModel) -> tuple[str, ...]:
+        """Accuracy with more and more supports, and in a sentence whether more photos would help."""
+        shots = curve_shots([len(rows) for rows in self.by_class], self.way)
+        if len(shots) < 2 or not isinstance(model.head, VectorHead):
+            return ()
+        task = self.task
+        count = task.episodes if type(model.head) is Prototypes else min(task.episodes, CURVE_EPISODES)
+        with Progress("curve over shots", len(shots), unit="shots") as bar:
+            found = shot_curve(
+                model.head, self.encoded.features, self.by_class, shots, count,
+                way=self.way, query=task.query, groups=self.apart.groupings, seed=task.seed,
+            )  # fmt: skip
+            bar.advance(len(shots))
+        if not found[-1].accuracy.n:
+            return ()
+        self.results += [
+            Result(task.dataset, self.way, shot, "accuracy, curve over shots", each.accuracy)
+            for shot, each in zip(shots, found, strict=True)
+        ]
+        return (more_photos(shots, found),)
 
 
 def _possible_way(task: EvaluationTask, by_class: list[NDArray[numpy.int64]], remarks: list[str]) -> int:
@@ -69,9 +158,3 @@ def _possible_way(task: EvaluationTask, by_class: list[NDArray[numpy.int64]], re
         )
     remarks.append(f"{able} classes have enough photos: {able}-way episodes in place of {task.way}-way.")
     return able
-
-
-def _balanced(task: EvaluationTask, way: int, found: EpisodeResult) -> Result:
-    recalls = found.recalls()
-    drawn = recalls[~numpy.isnan(recalls)]
-    return Result(task.dataset, way, task.shots[-1], "balanced accuracy over classes", mean_interval(drawn))

@@ -44,7 +44,12 @@ class EvaluationTask:
     @property
     def reading(self) -> dict[str, Any]:
         """How the data are read."""
-        return {"split": self.split, "class_level": self.class_level, "skip_empty": self.skip_empty}
+        return {
+            "split": self.split,
+            "class_level": self.class_level,
+            "skip_empty": self.skip_empty,
+            "group_by": self.group_by,
+        }
 
     def without_head(self) -> None:
         """For protocols that judge the backbone alone.

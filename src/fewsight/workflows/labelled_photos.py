@@ -22,7 +22,15 @@ from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.progress import say
 from fewsight.workflows.embedded_photos import EmbeddedPhotos
 
-__all__ = ["LabelledPhotos", "embedded_labelled", "fit", "groups_of", "is_model_folder", "read_labelled"]
+__all__ = [
+    "LabelledPhotos",
+    "embedded_labelled",
+    "fit",
+    "group_column",
+    "groups_of",
+    "is_model_folder",
+    "read_labelled",
+]
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def read_labelled(
     class_level: Any = "top",
     skip_empty: bool = False,
     strict: bool = False,
+    group_by: str | None = None,
 ) -> LabelledPhotos:
     """Read SUPPORT and leave out what cannot be decoded, saying so.
 
@@ -73,7 +82,13 @@ def read_labelled(
         InvalidInput: nothing fits, or a class has no photo that can be decoded.
         UnreadableImage: with `strict`, the first photo that cannot be decoded.
     """
-    reading = read_layout(source, class_level=class_level, skip_empty=skip_empty, root=root)
+    reading = read_layout(
+        source,
+        class_level=class_level,
+        skip_empty=skip_empty,
+        root=root,
+        group_column=group_column(group_by),
+    )
     collection = reading.collection
     unreadable, readable = [], numpy.ones(len(collection), bool)
     for index in range(len(collection)):
@@ -120,13 +135,18 @@ def _with_classes(kept: Collection, lost: Sequence[tuple[str, str]], skip_empty:
     return kept.without_empty_classes()
 
 
+def group_column(group_by: str | None) -> str | None:
+    """What `read_layout` is to take groups from: None where they come from elsewhere or nowhere."""
+    return None if group_by in (None, "folder", "burst") else group_by
+
+
 def groups_of(collection: Collection, group_by: str | None) -> list[str] | None:
     """A group name for each photo, or None.
 
     Args:
         group_by: None (each photo stands alone), `folder` (the folder that holds it), `burst` (photos of a camera taken
-            within seconds of each other, by EXIF time), or anything else for the groups of the layout (the column
-            `group` of a CSV, or the folders below the class).
+            within seconds of each other, by EXIF time), or anything else for the groups that the collection was read
+            with (`group_column`).
     """
     if group_by is None:
         return None

@@ -131,7 +131,7 @@ def predict(
         labels: CSV of the labels of a SUPPORT made by `fewsight embed`, whose photos lie in no class folders.
         truth: CSV of the true labels.
         sort_into: folder to link or copy the photos into, by label.
-        group_by: `folder`, `burst` or `group`: for the accuracy to expect.
+        group_by: `folder`, `burst` or a column of the CSV: for the accuracy to expect.
         strict: stop at the first photo that cannot be read.
         resume, force: go on with, or replace, the run in `out`.
 

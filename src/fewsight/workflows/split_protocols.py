@@ -18,7 +18,7 @@ from fewsight.workflows.encoded_data import EncodedData, vectors_of
 from fewsight.workflows.evaluation_results import Evaluation, Result
 from fewsight.workflows.evaluation_task import EvaluationTask
 from fewsight.workflows.judged_models import model_and_data, rival_data, rival_model
-from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.kept_apart import kept_apart
 from fewsight.workflows.train_and_test import TrainAndTest, train_and_test
 
 __all__ = ["evaluate_on_splits"]
@@ -64,7 +64,8 @@ def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
         say(remark)
     rival = rival_model(task, model)
     other = rival_data(encoded, rival, task.workers)
-    sides = train_and_test(encoded.collection, groups_of(encoded.collection, task.group_by), seed=task.seed)
+    apart = kept_apart(encoded.collection, task.group_by, task.workers)
+    sides = train_and_test(encoded.collection, apart.groups, duplicates=apart.duplicates, seed=task.seed)
     found = protocol(encoded, sides, task.seed)
     results = [_result(task.dataset, figure) for figure in found.figures]
     comparisons: dict[str, Comparison] = {}
@@ -75,7 +76,7 @@ def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
             results.append(_result(task.dataset, theirs, f" of {rival.backbone}"))
             if ours.values is not None and theirs.values is not None:
                 comparisons[_words(ours)] = compare(ours.values, theirs.values, names=names, unit=found.unit)
-    remarks = (*encoded.remarks, *sides.remarks, *found.remarks)
+    remarks = (*encoded.remarks, *apart.remarks, *sides.remarks, *found.remarks)
     return Evaluation(task.protocol, None, tuple(results), comparisons, found.recalls, remarks)
 
 

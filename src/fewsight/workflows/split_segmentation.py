@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -29,7 +29,8 @@ from fewsight.seeding import numpy_generator
 from fewsight.workflows.evaluation_results import Evaluation, Result
 from fewsight.workflows.evaluation_task import EvaluationTask
 from fewsight.workflows.feature_shards import is_embedding
-from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.kept_apart import kept_apart
+from fewsight.workflows.labelled_photos import group_column
 from fewsight.workflows.train_and_test import train_and_test
 
 __all__ = ["evaluate_on_masks"]
@@ -55,8 +56,10 @@ def evaluate_on_masks(task: EvaluationTask) -> Evaluation:
         )
     encoder = _whole_photo_encoder(task)
     collection, remarks = _masked_photos(task)
-    sides = train_and_test(collection, groups_of(collection, task.group_by), seed=task.seed)
-    run = _Run(encoder, _Classes.of(collection), task.workers, task.seed, [*remarks, *sides.remarks])
+    apart = kept_apart(collection, task.group_by, task.workers)
+    sides = train_and_test(collection, apart.groups, duplicates=apart.duplicates, seed=task.seed)
+    remarks += [*apart.remarks, *sides.remarks]
+    run = _Run(encoder, _Classes.of(collection), task.workers, task.seed, remarks)
     layer = run.learn(collection.select(sides.train))
     found = judge_segmentation(
         run.answers(collection.select(sides.test), layer), run.classes.count, seed=task.seed
@@ -83,7 +86,12 @@ def _whole_photo_encoder(task: EvaluationTask) -> Encoder:
 
 def _masked_photos(task: EvaluationTask) -> tuple[Collection, list[str]]:
     """The photos that have masks, and what was left out."""
-    reading = read_layout(task.source, class_level=task.class_level, skip_empty=task.skip_empty)
+    reading = read_layout(
+        task.source,
+        class_level=task.class_level,
+        skip_empty=task.skip_empty,
+        group_column=group_column(task.group_by),
+    )
     collection = reading.collection
     if task.split is not None:
         collection = collection.select(collection.in_split(task.split))
@@ -133,13 +141,11 @@ class _Run:
     workers: int | None
     seed: int
     remarks: list[str]
-    seen: set[str] = field(default_factory=set)
 
     def learn(self, photos: Collection) -> LinearSegmentation:
         """Fit the layer on a sample of the patches of each photo."""
         rows, targets, each = [], [], max(1, PATCHES // max(1, len(photos)))
-        for number, (patches, labels, digest) in enumerate(self._photos(photos, "learning")):
-            self.seen.add(digest)
+        for number, (patches, labels) in enumerate(self._photos(photos, "learning")):
             grid = (patches.shape[0], patches.shape[1])
             shares = patch_targets(labels, grid, self.classes.count, IGNORED)
             chosen = numpy_generator(self.seed, "patches", number).permutation(len(shares))[:each]
@@ -151,18 +157,12 @@ class _Run:
         return fit_linear_segmentation(torch.cat(rows), torch.cat(targets))
 
     def answers(self, photos: Collection, layer: LinearSegmentation) -> Iterator[tuple[Tensor, Tensor]]:
-        """Answered and true class of each pixel, photo by photo; copies of training photos are left out."""
-        copies = 0
-        for patches, labels, digest in self._photos(photos, "judging"):
-            if digest in self.seen:
-                copies += 1
-                continue
+        """Answered and true class of each pixel, photo by photo."""
+        for patches, labels in self._photos(photos, "judging"):
             yield layer.label_map(patches, (labels.shape[0], labels.shape[1])), labels
-        if copies:
-            self.remarks.append(f"{copies} test photos left out: copies of photos that were learnt from.")
 
-    def _photos(self, photos: Collection, doing: str) -> Iterator[tuple[Tensor, Tensor, str]]:
-        """Patch tokens `[h, w, D]`, classes of the pixels and digest of each photo that can be read."""
+    def _photos(self, photos: Collection, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Patch tokens `[h, w, D]` and classes of the pixels of each photo that can be read."""
         lost = 0
         with FeatureCache() as cache, Progress(doing, len(photos)) as bar:
             for batch in encode_photos(self.encoder, photos, cache=cache, workers=self.workers):
@@ -177,7 +177,7 @@ class _Run:
                     assert tokens is not None
                     assert outcome.original_size is not None
                     labels = self.classes.pixels(photos[outcome.index], outcome.original_size)
-                    yield tokens[row], labels, outcome.digest or str(photos[outcome.index].source)
+                    yield tokens[row], labels
                 bar.advance(len(batch.outcomes))
         if lost:
             self.remarks.append(f"{lost} photos cannot be read and are left out.")

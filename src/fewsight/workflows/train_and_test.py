@@ -31,13 +31,18 @@ class TrainAndTest:
 
 
 def train_and_test(
-    collection: Collection, groups: Sequence[str] | None = None, *, seed: int = 0
+    collection: Collection,
+    groups: Sequence[str] | NDArray[numpy.int64] | None = None,
+    *,
+    duplicates: NDArray[numpy.int64] | None = None,
+    seed: int = 0,
 ) -> TrainAndTest:
     """The splits `train` and `test` (else `val`) of the data; without them, halves of each class by chance.
 
     Args:
-        groups: a name for each photo; photos of a group stand on one side. With the splits of the data, test photos
-            whose group is also in the training split are left out.
+        groups: a name or number for each photo; photos of a group stand on one side. With the splits of the data,
+            test photos whose group is also in the training split are left out.
+        duplicates: a number for all photos of one picture: the same for them.
         seed: of the halves.
 
     Raises:
@@ -51,13 +56,15 @@ def train_and_test(
         remarks = [
             f"Learnt from the split train ({len(train)} photos), judged on {judged} ({len(test)} photos)."
         ]
-        if groups is not None:
-            shared = numpy.isin(numpy.asarray(groups)[test], numpy.asarray(groups)[train])
-            if shared.any():
-                remarks.append(f"{shared.sum()} test photos left out: their group is in the training split.")
-            test = test[~shared]
+        for codes, reason in (
+            (duplicates, "copies, or nearly so, of photos that were learnt from"),
+            (groups, "their group is in the training split"),
+        ):
+            test, left_out = _unshared(train, test, codes)
+            if left_out:
+                remarks.append(f"{left_out} test photos left out: {reason}.")
     else:
-        train, test = _halves(collection, groups, seed)
+        train, test = _halves(collection, joined(groups, duplicates), seed)
         remarks = [
             f"The data has no splits train and test: learnt from {len(train)} photos drawn by seed {seed}, "
             f"judged on the other {len(test)}."
@@ -69,12 +76,42 @@ def train_and_test(
     return TrainAndTest(train, test, tuple(remarks))
 
 
+def joined(
+    groups: Sequence[str] | NDArray[numpy.int64] | None, duplicates: NDArray[numpy.int64] | None
+) -> NDArray[numpy.int64] | None:
+    """Both at once, int64 [N]: one number for all that groups and duplicates link, over any number of steps."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if groups is None:
+        return duplicates
+    codes = numpy.unique(numpy.asarray(groups), return_inverse=True)[1].astype(numpy.int64)
+    if duplicates is None or not len(codes):
+        return codes
+    others = duplicates + int(codes.max()) + 1
+    nodes = int(others.max()) + 1
+    links = coo_array((numpy.ones(len(codes)), (codes, others)), shape=(nodes, nodes))
+    return connected_components(links, directed=False)[1][codes].astype(numpy.int64)
+
+
+def _unshared(
+    train: NDArray[numpy.int64],
+    test: NDArray[numpy.int64],
+    codes: Sequence[str] | NDArray[numpy.int64] | None,
+) -> tuple[NDArray[numpy.int64], int]:
+    """Test rows whose code is not among those of the training rows, and how many others there were."""
+    if codes is None:
+        return test, 0
+    shared = numpy.isin(numpy.asarray(codes)[test], numpy.asarray(codes)[train])
+    return test[~shared], int(shared.sum())
+
+
 def _halves(
-    collection: Collection, groups: Sequence[str] | None, seed: int
+    collection: Collection, groups: NDArray[numpy.int64] | None, seed: int
 ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
     """Halves of the photos (or groups) of each class, by their first label; the larger one is learnt from."""
     count = len(collection)
-    names = numpy.arange(count) if groups is None else numpy.asarray(groups)
+    names = numpy.arange(count) if groups is None else groups
     _, first, unit = numpy.unique(names, return_index=True, return_inverse=True)
     labels = numpy.array([collection.labels_of(int(row))[0] for row in first])
     learnt = numpy.zeros(len(first), bool)
