@@ -16,6 +16,7 @@ three box filters, without rounding in between (at most 2 grey levels apart).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -250,17 +251,19 @@ def _grey(images: Tensor) -> Tensor:
         red, green, blue = (weight * images[:, [i]].int() for i, weight in enumerate(LUMA))
         return ((red + green + blue + 32768) >> 16).to(torch.uint8)
     values = _working(images)
-    weights = torch.tensor(LUMA, dtype=values.dtype, device=images.device).view(1, 3, 1, 1) / 65536
-    return (values * weights).sum(dim=1, keepdim=True).to(images.dtype)
+    grey = values[:, :1] * (LUMA[0] / 65536)
+    for channel in (1, 2):
+        grey.add_(values[:, channel : channel + 1], alpha=LUMA[channel] / 65536)
+    return grey.to(images.dtype)
 
 
 def _blend(images: Tensor, other: Tensor, factor: Factor) -> Tensor:
     """`factor * images + (1 - factor) * other`, clipped to the range of the type."""
-    share = _column(images, "factor", factor, 0, math.inf)
-    if bool(share.isinf().any()):
-        raise InvalidInput(f"factor is {factor}; expected a finite number of 0 or above.")
+    share = _column(images, "factor", factor, 0, sys.float_info.max)
     other = _working(other)
-    return _as_input(other + share.to(other.dtype) * (_working(images) - other), images)
+    if images.dtype == torch.uint8:  # Pillow's order of rounding
+        return _as_input(other + share.to(other.dtype) * (_working(images) - other), images)
+    return _as_input(torch.lerp(other, _working(images), share.to(other.dtype)), images)
 
 
 def _as_input(values: Tensor, images: Tensor) -> Tensor:
@@ -279,6 +282,10 @@ def _column(images: Tensor, name: str, value: Factor, low: float, high: float) -
     """A factor as `[1 or B, 1, 1, 1]` on the device of the pictures, range checked."""
     if value is None or isinstance(value, str):
         raise InvalidInput(f"{name} is {value!r}; expected a number or a tensor [B].")
+    if isinstance(value, (int, float)):
+        if not low <= value <= high:
+            raise InvalidInput(f"{name} is {value}; expected values from {low} to {high}.")
+        return torch.full((1, 1, 1, 1), value, dtype=_working(images[:0]).dtype, device=images.device)
     column = torch.as_tensor(value, device=images.device)
     if column.ndim > 1 or column.numel() not in (1, len(images)):
         raise InvalidInput(
