@@ -34,9 +34,9 @@ def _block(channels_in: int, channels_out: int, norm: Norm, pooled: bool) -> nn.
         nn.BatchNorm2d(channels_out)
         if norm == "batch"
         else nn.GroupNorm(max(1, channels_out // GROUP), channels_out),
-        nn.ReLU(),
     ]
-    return nn.Sequential(*layers, nn.MaxPool2d(2)) if pooled else nn.Sequential(*layers)
+    # pooling before the ReLU: the same values and gradients, a quarter of the work
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pooled else []), nn.ReLU())
 
 
 class Conv4(Backbone):
