@@ -236,9 +236,11 @@ def ground(rank: int) -> dict[str, Tensor]:
     gathered = distributed.gather(y)
     (gathered * (rank + 1)).sum().backward()
     weight = torch.nn.Parameter(torch.zeros(2))
-    unused = torch.nn.Parameter(torch.zeros(1))
+    once, unused = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.full((2,), float(rank))
-    distributed.average_gradients([weight, unused])
+    once.grad = torch.ones(1) if rank else None
+    distributed.average_gradients([weight, once, unused])
+    assert unused.grad is None, "a gradient of zeros would let AdamW decay it"
     bf16 = distributed.gather(torch.ones(1, dtype=torch.bfloat16))
     return {
         "rank": torch.tensor(
@@ -251,7 +253,7 @@ def ground(rank: int) -> dict[str, Tensor]:
         "count": distributed.global_count(torch.tensor(float(rank))),
         "before": torch.tensor(distributed.rows_before(y)),
         "half": bf16,
-        "averaged": torch.cat([weight.grad, unused.grad]),
+        "averaged": torch.cat([weight.grad, once.grad]),
     }
 
 
@@ -297,7 +299,7 @@ def test_collectives(results):
         assert ground["count"].item() == 0.5
         assert ground["before"].item() == 0
         assert ground["half"].dtype == torch.bfloat16
-        assert ground["averaged"].tolist() == [0.5, 0.5, 0.0]
+        assert ground["averaged"].tolist() == [0.5, 0.5, 0.5]
 
 
 def test_one_process_needs_no_group():

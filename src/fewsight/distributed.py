@@ -59,16 +59,21 @@ def barrier() -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over ranks, in one message; a missing one counts as zero."""
+    """Replace every gradient by its mean over ranks, in one message.
+
+    One that some ranks lack counts as zero there; one that all ranks lack stays missing, so that an optimiser leaves
+    its parameter alone (a gradient of zeros would still let it decay).
+    """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not is_distributed() or not wanted:
         return
     pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
-    flat = torch.cat([piece.flatten() for piece in pieces])
+    present = pieces[0].new_tensor([float(p.grad is not None) for p in wanted])
+    flat = torch.cat([*(piece.flatten() for piece in pieces), present])
     dist.all_reduce(flat)
-    flat /= world_size()
-    for parameter, piece in zip(wanted, torch.split(flat, [p.numel() for p in wanted]), strict=True):
-        parameter.grad = piece.view_as(parameter).clone()
+    *means, held = torch.split(flat / world_size(), [*(p.numel() for p in wanted), len(wanted)])
+    for parameter, mean, anywhere in zip(wanted, means, held.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter).clone() if anywhere else None
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

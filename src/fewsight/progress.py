@@ -65,6 +65,9 @@ class Progress:
         total: how many there are; None if unknown.
         unit: what is counted, `photos`.
         done: how many were finished before (a resumed run); they do not count for the rate.
+
+    Attributes:
+        note: a few words that are shown after the rate; may be changed at any time.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Progress:
     ) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = self._before = done
+        self.note = ""
         self._clock = clock
         self._start = self._last_line = clock()
         self._bar: Any = None
@@ -106,7 +110,10 @@ class Progress:
         """`count` more are finished."""
         self.done += count
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:.3g} {self.unit}/s")
+            rate = f"{self.rate:.3g} {self.unit}/s"
+            self._bar.update(
+                self._task, completed=self.done, rate=f"{rate}, {self.note}" if self.note else rate
+            )
         elif self._clock() - self._last_line >= PLAIN_SECONDS:
             self._last_line = self._clock()
             say(self.line())
@@ -129,7 +136,8 @@ class Progress:
         share = "" if not self.total else f" of {self.total} ({100 * self.done / self.total:.0f} %)"
         left = self.seconds_left
         tail = "" if left is None or not left else f", {duration(left)} left"
-        return f"{self.what}: {self.done}{share} {self.unit}, {self.rate:.3g}/s{tail}"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.what}: {self.done}{share} {self.unit}, {self.rate:.3g}/s{tail}{note}"
 
 
 def track(

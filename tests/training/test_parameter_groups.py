@@ -10,6 +10,7 @@ from fewsight.backbones.bundled import BundledBackbone
 from fewsight.backbones.conv4 import Conv4
 from fewsight.backbones.tuning import select_tuning
 from fewsight.backbones.vit import VisionTransformerBackbone
+from fewsight.errors import InvalidInput
 from fewsight.objectives.objective import Objective
 from fewsight.training.parameter_groups import parameter_groups
 from fewsight.training.settings import TrainingSettings
@@ -40,7 +41,8 @@ def factors(network, **settings):
     names = {id(value): name for name, value in objective.named_parameters()}
     groups = parameter_groups(objective, TrainingSettings(steps=1, **settings))
     for group in groups:
-        assert all(group["decays"] == (value.ndim > 1) for value in group["params"])
+        decays_all = settings.get("decay_vectors", False)
+        assert all(group["decays"] == (value.ndim > 1 or decays_all) for value in group["params"])
     return {names[id(value)]: group["factor"] for group in groups for value in group["params"]}
 
 
@@ -85,3 +87,23 @@ def test_a_rate_of_nothing_leaves_the_backbone_out():
     network = vit()
     assert set(factors(network, backbone_rate=0.0)) == {"head.weight", "head.bias"}
     assert not any(value.requires_grad for value in network.parameters())
+
+
+def test_vectors_decay_only_if_asked():
+    assert factors(vit(), decay_vectors=True) == factors(vit())  # `factors` looks at the decays
+
+
+def test_rate_factors_by_name():
+    network = vit()
+    found = factors(network, rate_factors={"*patch_embed*": 0.0, "head.*": 0.5, "*.weight": 0.5})
+    assert (found["head.weight"], found["head.bias"]) == (0.25, 0.5)
+    assert not [name for name in found if "patch_embed" in name]
+    frozen = [name for name, value in network.named_parameters() if not value.requires_grad]
+    assert frozen == ["model.patch_embed.proj.weight", "model.patch_embed.proj.bias"]
+    with pytest.raises(InvalidInput, match="fits none"):
+        factors(vit(), rate_factors={"nonsense*": 0.5})
+
+
+def test_groups_tell_the_backbone():
+    groups = parameter_groups(Trained(vit()), TrainingSettings(steps=1))
+    assert sum(len(group["params"]) for group in groups if not group["backbone"]) == 2

@@ -13,17 +13,9 @@ from fewsight.objectives.objective import Batch
 from fewsight.training.checkpoints import latest_checkpoint, read_checkpoint
 from fewsight.training.loop import train
 from fewsight.training.settings import TrainingSettings
-from training.test_loop import Regression, batches, weights
+from training.test_loop import Calm, batches, weights
 
 SETTINGS = TrainingSettings(steps=12, learning_rate=0.01, checkpoint_every=6, clip=1.0, log_every=1, ema=0.5)
-
-
-class Plain(Regression):
-    """Without dropout, whose draws belong to a rank."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net[1].p = 0.0
 
 
 def share(number: int, rank: int) -> Batch:
@@ -34,7 +26,7 @@ def share(number: int, rank: int) -> Batch:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    objective = Plain()
+    objective = Calm()
     result = train(objective, lambda number: share(number, rank), SETTINGS, Path(folder) / "pair")
     torch.save({"weights": weights(objective), "finished": result.finished}, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
@@ -43,7 +35,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
-    whole = Plain()
+    whole = Calm()
     train(whole, batches, SETTINGS, tmp_path / "whole")
     for rank in range(2):
         held = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fewsight import distributed
 from fewsight.evaluation.intervals import Interval
 from fewsight.files import new_file
 from fewsight.training.checkpoints import read_checkpoint
+from fewsight.training.sharding import full_state, load_full
 
 __all__ = ["BestWeights"]
 
@@ -34,12 +36,15 @@ class BestWeights:
         if not score.mean > self.score:
             return False
         self.interval, self.step = score, step
-        with new_file(self.path) as file:
-            kept = [score.mean, score.low, score.high, score.n]
-            torch.save({"score": kept, "step": step, "weights": module.state_dict()}, file)
+        weights = full_state(dict(module.state_dict()))
+        if distributed.is_main():
+            with new_file(self.path) as file:
+                kept = [score.mean, score.low, score.high, score.n]
+                torch.save({"score": kept, "step": step, "weights": weights}, file)
         return True
 
     def restore(self, module: nn.Module) -> None:
-        """Load the best weights into `module`; nothing happens where none were kept."""
+        """Load the best weights into `module`; nothing happens where none were kept. A collective call."""
+        distributed.barrier()
         if self.path.exists():
-            module.load_state_dict(read_checkpoint(self.path)["weights"])
+            load_full(module, read_checkpoint(self.path)["weights"])

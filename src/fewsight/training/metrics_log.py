@@ -9,21 +9,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fewsight.errors import FewsightError
 from fewsight.files import new_file, said_of_disk
 
-__all__ = ["MetricsLog"]
+__all__ = ["MetricsLog", "SilentLog"]
 
 
 class MetricsLog:
-    """Appends `step`, `time` (seconds since the epoch) and named scalars; TensorBoard too when it is installed."""
+    """Appends `step`, `time` (seconds since the epoch) and named scalars.
+
+    Args:
+        folder: of the run.
+        from_step: lines of this step and later ones are cut off.
+        tensorboard: write event files into `tensorboard/` too, by torch's own writer.
+
+    Raises:
+        FewsightError: TensorBoard is wanted and not installed, or the disk refuses.
+    """
 
     def __init__(self, folder: Path, *, from_step: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
+        self._board = _summary_writer(folder / "tensorboard", from_step) if tensorboard else None
         self._cut(from_step)
         with said_of_disk(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-        self._board = _summary_writer(folder / "tensorboard") if tensorboard else None
 
     def _cut(self, from_step: int) -> None:
         if not self.path.exists():
@@ -54,6 +64,21 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
 
 
+class SilentLog(MetricsLog):
+    """What the processes hold that do not write."""
+
+    def __init__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
@@ -61,9 +86,13 @@ def _step_of(line: str) -> float:
         return float("inf")  # a half-written last line goes
 
 
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, from_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
+    except ImportError as error:
+        raise FewsightError(
+            "TensorBoard is not installed: `pip install 'fewsight[tensorboard]'`, or leave training.tensorboard out; "
+            "metrics.jsonl holds the same figures."
+        ) from error
+    with said_of_disk(folder):
+        return SummaryWriter(str(folder), purge_step=from_step)
