@@ -20,8 +20,9 @@ def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[d
     """Groups for a torch optimiser: `params`, `factor` (on the rate), `decays` (0 or 1), `backbone` (whether of it).
 
     Only parameters that `backbones.tuning.select_tuning`, or anyone else, left marked as training are taken. Vectors,
-    scalars and what the objective names `undecayed` do not decay (with `decay_vectors` all but the latter do). Backbone parameters have `backbone_rate`, and `layer_decay` by depth; `rate_factors` come on top. With a
-    factor of 0 they are left out and keep no gradient.
+    scalars and what the objective names `undecayed` do not decay (with `decay_vectors` all but the latter do).
+    Backbone parameters have `backbone_rate`, and `layer_decay` by depth; `rate_factors` come on top. With a factor of
+    0 they are left out and keep no gradient.
 
     Raises:
         InvalidInput: a pattern of `rate_factors` fits no parameter.
