@@ -103,6 +103,8 @@ class DinoSettings(ClusterSettings):
 class Dino(Distillation):
     """Two global views for the teacher, these and small ones for the student; any backbone."""
 
+    settings_type = DinoSettings
+
     settings: DinoSettings
 
     def __init__(self, backbone: Backbone, settings: DinoSettings = DinoSettings()) -> None:

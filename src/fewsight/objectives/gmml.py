@@ -167,6 +167,8 @@ class GmmlSettings:
 class Gmml(Objective):
     """Pixels of overwritten rectangles from a small head; any backbone whose tokens lie on a grid of patches."""
 
+    settings_type = GmmlSettings
+
     def __init__(self, backbone: Backbone, settings: GmmlSettings = GmmlSettings()) -> None:
         super().__init__()
         set_drop_path(backbone, settings.drop_path)

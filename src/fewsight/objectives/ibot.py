@@ -163,6 +163,8 @@ class IbotSettings(ClusterSettings):
 class Ibot(Distillation):
     """Class tokens across views, masked patch tokens within a view; a vision transformer."""
 
+    settings_type = IbotSettings
+
     settings: IbotSettings
 
     def __init__(self, backbone: Backbone, settings: IbotSettings = IbotSettings()) -> None:

@@ -98,6 +98,8 @@ class MaeDecoder(nn.Module):
 class Mae(Objective):
     """Pixels of dropped patches from the rest; a vision transformer with a class token."""
 
+    settings_type = MaeSettings
+
     def __init__(self, backbone: Backbone, settings: MaeSettings = MaeSettings()) -> None:
         super().__init__()
         size, stride = backbone.image_size, backbone.stride

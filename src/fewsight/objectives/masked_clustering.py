@@ -192,6 +192,8 @@ MC_SSL = MaskedClusteringSettings(
 class MaskedClustering(Distillation):
     """Corrupted large views and clean small ones against a teacher that sees clean large views."""
 
+    settings_type = MaskedClusteringSettings
+
     settings: MaskedClusteringSettings
 
     def __init__(

@@ -92,6 +92,8 @@ class MocoV3Settings:
 class MocoV3(Objective):
     """Queries of a student against keys of its average on the other view; any backbone."""
 
+    settings_type = MocoV3Settings
+
     def __init__(self, backbone: Backbone, settings: MocoV3Settings = MocoV3Settings()) -> None:
         super().__init__()
         if settings.fixed_patch_projection:

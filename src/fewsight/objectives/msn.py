@@ -261,6 +261,8 @@ class MsnSettings:
 class Msn(Objective):
     """Clustering of partly dropped views onto prototypes; a vision transformer (without dropping, any backbone)."""
 
+    settings_type = MsnSettings
+
     def __init__(self, backbone: Backbone, settings: MsnSettings = MsnSettings()) -> None:
         super().__init__()
         set_drop_path(backbone, settings.drop_path)

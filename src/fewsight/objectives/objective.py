@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         sampling: what a batch is made of: `instances` (photos without labels), `balanced` (P classes x K
             photos), `episodes` (support and query), `features` (stored features).
+        settings_type: frozen dataclass that a recipe's settings become; the constructor takes (backbone, settings).
+            None where the constructor takes something else.
         views: the augmented views of a photo that `Batch.images` holds, in this order; empty = one plain view.
     """
 
     sampling: Sampling = "instances"
+    settings_type: ClassVar[type | None] = None
     views: tuple[ViewSpec, ...] = ()
 
     @abstractmethod

@@ -90,6 +90,8 @@ class SimClrSettings:
 class SimClr(Objective):
     """Two views of each photo, each told from all others of the batch; any backbone."""
 
+    settings_type = SimClrSettings
+
     def __init__(self, backbone: Backbone, settings: SimClrSettings = SimClrSettings()) -> None:
         super().__init__()
         widths = [*[backbone.dim] * settings.layers, settings.projection]

@@ -87,6 +87,8 @@ class SimMimSettings:
 class SimMim(Objective):
     """Raw pixels of masked squares from one linear layer; a vision transformer."""
 
+    settings_type = SimMimSettings
+
     def __init__(self, backbone: Backbone, settings: SimMimSettings = SimMimSettings()) -> None:
         super().__init__()
         give_mask_token(backbone)

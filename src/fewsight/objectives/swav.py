@@ -127,6 +127,8 @@ class SwavSettings:
 class Swav(Objective):
     """Codes of two views, predicted from all others; one network; any backbone."""
 
+    settings_type = SwavSettings
+
     queue: Tensor
     queued: Tensor
 
