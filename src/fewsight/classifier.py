@@ -242,9 +242,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def rejected(self, X: Any) -> NDArray[numpy.bool_]:
         """Whether the answer is "none of these", `[N]`; never where `reject` is None or the support too small."""
-        novelty = self.novelty(X)
-        value = self.rejection_.value if self.rejection_ else numpy.inf
-        return novelty > value
+        return self.above_rejection(self.novelty(X))
+
+    def above_rejection(self, novelty: NDArray[Any]) -> NDArray[numpy.bool_]:
+        """`rejected` from novelties that are at hand, `[N]`."""
+        return novelty > (self.rejection_.value if self.rejection_ else numpy.inf)
 
     def predict_set(self, X: Any, coverage: float) -> NDArray[numpy.bool_]:
         """For each photo the labels that can be meant, `[N, K]`: the true one is among them with `coverage`.
@@ -296,6 +298,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Whether it was fitted on features, and has no backbone for photos."""
         check_is_fitted(self, "classes_")
         return self._encoder is None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """`classes_` as text."""
+        return tuple(str(label) for label in self.classes_.tolist())
 
     def support_vectors(self) -> Tensor:
         """One vector a support photo at unit length, `[S, D]`."""

@@ -59,6 +59,7 @@ def pack(classifier: FewShotClassifier) -> SavedModel:
         "calibration": {
             **classifier.trust_.as_dict(),
             "reject": None if classifier.rejection_ is None else classifier.rejection_.sentence,
+            "label_sets": classifier.trust_.promises(classifier.class_names),
             "expected_accuracy": classifier.expected_.as_dict(),
         },
         "support": {"files": classifier.files_, "groups": classifier.groups_},

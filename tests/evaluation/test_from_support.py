@@ -95,8 +95,20 @@ def test_a_support_too_small_for_the_rate_says_which_it_allows():
     threshold = fitted(task(2)[0])[0].rejection(0.05)
     assert threshold.value == math.inf
     assert "needs 19 support photos" in threshold.sentence
-    assert "there are 10; the support allows 0.0909" in threshold.sentence
+    assert "there are 10; the support allows 9.09 %" in threshold.sentence
     assert math.isfinite(fitted(task(2)[0])[0].rejection(0.1).value)
+
+
+def test_promises_name_the_classes_and_the_coverage_that_the_support_allows():
+    support, _, _ = task(40, ways=3, spread=2.0)
+    told = fitted(support.rows(torch.arange(85)))[0].promises(["fox", "owl", "hare"])
+    assert told["0.9"]["own_threshold"] == ["fox", "owl"]
+    assert told["0.9"]["pooled"] == ["hare"]
+    assert told["0.95"] == {**told["0.95"], "promised": True, "own_threshold": ["fox", "owl"]}
+    few = fitted(task(2, ways=2)[0])[0].promises(["fox", "owl"])  # four photos: 1 - 1 / 5
+    assert (few["0.9"]["promised"], few["0.9"]["pooled"], few["0.8"]["promised"]) == (False, [], True)
+    assert "needs 9 support photos" in few["0.9"]["sentence"]
+    assert "the support allows 80 %: every set is full" in few["0.9"]["sentence"]
 
 
 def test_accuracy_counts_only_photos_with_another_of_their_class():
@@ -203,7 +215,12 @@ def test_a_class_with_many_photos_has_its_own_threshold():
     small = support.rows(torch.arange(85))  # 40, 40 and 5 photos
     thresholds = fitted(small)[0].misfit(0.9)
     assert len(set(thresholds.value.tolist())) == 3
-    assert "2 classes have a threshold of their own; 1 classes" in thresholds.sentence
+    assert thresholds.own == (0, 1)
+    assert (
+        "by its own photos: 2 classes; all classes together (too few photos): 1 class." in thresholds.sentence
+    )
+    named = fitted(small)[0].misfit(0.9, ["fox", "owl", "hare"]).sentence
+    assert "by its own photos: fox, owl; all classes together (too few photos): hare." in named
     trust = fitted(small)[0]
     mine = trust.left_out_misfit[trust.left_out_class == 0].sort().values
     assert thresholds.value[0] == mine[math.ceil(41 * 0.9) - 1]

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 
+NAMED = 10  # classes in a sentence
 NO_SECOND_PHOTO = (
     "Scores are calibrated by a rule of thumb: no class has two photos. "
     "'None of these' and label sets need a second photo a class."
@@ -135,10 +136,12 @@ class LabelThresholds:
     Attributes:
         value: float64 `[K]`; +inf where the support is too small.
         sentence: what is promised, in words, and which classes have a threshold of their own.
+        own: columns of the classes that have a threshold from their own photos; the others share one.
     """
 
     value: Tensor
     sentence: str
+    own: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,20 +186,28 @@ class Trust:
         n, value = len(self.left_out_novelty), _quantile(self.left_out_novelty, rate)
         if math.isinf(value):
             return Threshold(
-                value, _too_few(n, rate, f"A false-alarm rate of {rate:.3g}", "nothing is rejected")
+                value,
+                _too_few(
+                    n,
+                    rate,
+                    f"A false-alarm rate of {100 * rate:.3g} %",
+                    "nothing is rejected",
+                    f"{100 / (n + 1):.3g} %",
+                ),
             )
         return Threshold(
             value,
             f"About {100 * rate:.3g} % at most of the photos that belong are rejected, judged by {n} support photos.",
         )
 
-    def misfit(self, coverage: float) -> LabelThresholds:
+    def misfit(self, coverage: float, names: Sequence[str] = ()) -> LabelThresholds:
         """The largest one-minus-probability that a label in the set may have.
 
         A class with twice the photos that the coverage needs has its own threshold; the others share one.
 
         Args:
             coverage: share of sets that hold the true label (all true labels of a photo with several), in (0, 1).
+            names: of the K classes, so that the sentence says which share; without them it counts.
 
         Raises:
             InvalidInput: the coverage is out of range.
@@ -205,16 +216,18 @@ class Trust:
         n, alpha = len(self.left_out_misfit), 1 - coverage
         value = torch.full((self.classes,), _quantile(self.left_out_misfit, alpha), dtype=torch.float64)
         if not n or torch.isinf(value).any():
+            allowed = f"{100 * n / (n + 1):.3g} %"
             return LabelThresholds(
-                value, _too_few(n, alpha, f"A coverage of {coverage:.3g}", "every set is full")
+                value,
+                _too_few(n, alpha, f"A coverage of {100 * coverage:.3g} %", "every set is full", allowed),
             )
-        alone = 0
+        own = []
         for column in range(0 if self.several else self.classes):
             inside = self.left_out_misfit[self.left_out_class == column]
             if len(inside) >= 2 * _needed(alpha):
                 value[column] = _quantile(inside, alpha)
-                alone += 1
-        return LabelThresholds(value, self._coverage_sentence(coverage, n, alone))
+                own.append(column)
+        return LabelThresholds(value, self._coverage_sentence(coverage, n, own, names), tuple(own))
 
     def label_sets(self, probabilities: Tensor, coverage: float) -> Tensor:
         """Which labels can be meant, bool `[Q, K]`; the most probable one always is, which only adds to the coverage.
@@ -226,18 +239,40 @@ class Trust:
         Raises:
             InvalidInput: the coverage is out of range.
         """
-        best = probabilities == probabilities.amax(1, keepdim=True)
-        return (1 - probabilities.double() <= self.misfit(coverage).value) | best
+        return self.inside(probabilities, self.misfit(coverage))
 
-    def _coverage_sentence(self, coverage: float, n: int, alone: int) -> str:
+    def inside(self, probabilities: Tensor, thresholds: LabelThresholds) -> Tensor:
+        """`label_sets` by thresholds that are at hand."""
+        best = probabilities == probabilities.amax(1, keepdim=True)
+        return (1 - probabilities.double() <= thresholds.value) | best
+
+    def _coverage_sentence(self, coverage: float, n: int, own: list[int], names: Sequence[str]) -> str:
         labels = "all true labels" if self.several else "the true label"
         text = f"About {100 * coverage:.3g} % of the sets hold {labels}, judged by {n} support photos"
-        if not alone:
+        if not own:
             return f"{text}, all classes together."
-        together = (
-            f"; {self.classes - alone} classes with fewer photos share one" if alone < self.classes else ""
+        shared = [column for column in range(self.classes) if column not in set(own)]
+        text += f"; calibrated by its own photos: {_classes(own, names)}"
+        return (
+            f"{text}; all classes together (too few photos): {_classes(shared, names)}."
+            if shared
+            else f"{text}."
         )
-        return f"{text}; {alone} classes have a threshold of their own{together}."
+
+    def promises(self, names: Sequence[str], coverages: Sequence[float] = (0.8, 0.9, 0.95)) -> dict[str, Any]:
+        """What label sets of each coverage rest on, as plain values: classes by their own photos, and pooled ones."""
+        told = {}
+        for coverage in coverages:
+            found = self.misfit(coverage, names)
+            full = bool(torch.isinf(found.value).any())
+            own = [names[column] for column in found.own]
+            told[f"{coverage:g}"] = {
+                "promised": not full,
+                "own_threshold": own,
+                "pooled": [] if full else [name for name in names if name not in set(own)],
+                "sentence": found.sentence,
+            }
+        return told
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `tensors` holds the rest."""
@@ -292,12 +327,20 @@ def _needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
-def _too_few(n: int, alpha: float, what: str, so: str) -> str:
-    least = f"; the support allows {1 / (n + 1):.3g}" if n else ""
+def _too_few(n: int, alpha: float, what: str, so: str, allowed: str) -> str:
+    least = f"; the support allows {allowed}" if n else ""
     return (
         f"{what} needs {_needed(alpha)} support photos whose class has another one, and there are {n}{least}: {so}. "
         "Give more photos a class."
     )
+
+
+def _classes(columns: Sequence[int], names: Sequence[str]) -> str:
+    """The classes by name, the first ten of many; their number where there are no names."""
+    if not names:
+        return f"{len(columns)} {'class' if len(columns) == 1 else 'classes'}"
+    shown = ", ".join(names[column] for column in columns[:NAMED])
+    return shown + (f" and {len(columns) - NAMED} more" if len(columns) > NAMED else "")
 
 
 def fit_trust(

@@ -46,6 +46,8 @@ class RunFacts:
         expected_note: why it was not judged, or how it was.
         expected_by_group: the same for each group (folder, burst).
         measured: accuracy on the photos whose truth is known.
+        coverage: what label sets promise; None where none were asked for.
+        own_threshold: classes whose label sets are calibrated by their own photos; the others share one threshold.
         remarks: sentences that a person must read first (duplicates between classes, a halved batch).
         correct_command: the command that runs again with a corrected `predictions.csv` as support.
         command: the command that was run.
@@ -58,6 +60,8 @@ class RunFacts:
     expected_note: str = ""
     expected_by_group: Mapping[str, Estimate] = field(default_factory=dict)
     measured: Estimate | None = None
+    coverage: float | None = None
+    own_threshold: Sequence[str] = ()
     remarks: Sequence[str] = ()
     correct_command: str = ""
     command: str = ""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy
 
 from fewsight.predictions import Prediction
 from fewsight.report.doubt import doubt
 from fewsight.report.tables import correct
 
-__all__ = ["RiskCoverage", "class_colour", "curve_path", "risk_coverage"]
+__all__ = ["RiskCoverage", "RiskTally", "class_colour", "curve_path", "risk_coverage"]
 
 # ten colours that differ in lightness too, and stand out on white and on near-black
 _COLOURS = (
@@ -64,24 +67,56 @@ class RiskCoverage:
         )
 
 
-def risk_coverage(rows: Sequence[Prediction], *, points: int = 200) -> RiskCoverage | None:
-    """The curve of rows with answer and truth, ordered by doubt; None where there are none.
+class RiskTally:
+    """Doubt and rightness of every answer whose truth is known, with its class; 13 bytes a row."""
 
-    Rows of equal doubt enter together, so that their order changes nothing. At most about `points` points.
-    """
-    judged = sorted((doubt(row), not is_right) for row in rows if (is_right := correct(row)) is not None)
-    if not judged:
+    def __init__(self) -> None:
+        self._doubt, self._wrong, self._label = array("d"), bytearray(), array("i")
+        self._labels: dict[str, int] = {}
+
+    def add(self, row: Prediction) -> None:
+        """The next row of the run."""
+        is_right = correct(row)
+        if is_right is not None:
+            self._doubt.append(doubt(row))
+            self._wrong.append(not is_right)
+            self._label.append(self._labels.setdefault(str(row.label), len(self._labels)))
+
+    def curve(self, *, label: str | None = None, points: int = 200) -> RiskCoverage | None:
+        """The curve of all answers, or of those that are `label`; None where there are none."""
+        doubts = numpy.array(self._doubt)
+        wrong = numpy.frombuffer(bytes(self._wrong), dtype=numpy.uint8)
+        if label is not None:
+            chosen = numpy.array(self._label, dtype=numpy.int32) == self._labels.get(label, -1)
+            doubts, wrong = doubts[chosen], wrong[chosen]
+        return _curve(doubts, wrong, points)
+
+
+def _curve(doubts: numpy.ndarray, wrong: numpy.ndarray, points: int) -> RiskCoverage | None:
+    """Rows of equal doubt enter together, so that their order changes nothing. At most about `points` points."""
+    count = len(doubts)
+    if not count:
         return None
+    order = numpy.argsort(doubts, kind="stable")
+    ordered, so_far = doubts[order], numpy.cumsum(wrong[order], dtype=numpy.int64)
+    ends = (
+        numpy.flatnonzero(numpy.append(ordered[1:] != ordered[:-1], True)) + 1
+    )  # rows up to each level of doubt
     coverage: list[float] = []
     risk: list[float] = []
-    wrong = 0
-    for index, (level, is_wrong) in enumerate(judged, start=1):
-        wrong += is_wrong
-        is_last = index == len(judged)
-        if is_last or (judged[index][0] != level and index / len(judged) >= (len(coverage) + 1) / points):
-            coverage.append(index / len(judged))
-            risk.append(wrong / index)
-    return RiskCoverage(tuple(coverage), tuple(risk), len(judged), wrong)
+    for end in ends.tolist():
+        if end == count or end / count >= (len(coverage) + 1) / points:
+            coverage.append(end / count)
+            risk.append(int(so_far[end - 1]) / end)
+    return RiskCoverage(tuple(coverage), tuple(risk), count, int(so_far[-1]))
+
+
+def risk_coverage(rows: Iterable[Prediction], *, points: int = 200) -> RiskCoverage | None:
+    """The curve of rows with answer and truth, ordered by doubt; None where there are none."""
+    tally = RiskTally()
+    for row in rows:
+        tally.add(row)
+    return tally.curve(points=points)
 
 
 def curve_path(xs: Sequence[float], ys: Sequence[float], *, width: float, height: float, top: float) -> str:

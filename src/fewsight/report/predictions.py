@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput
 from fewsight.predictions import Prediction, Predictions
 from fewsight.report.cards import Card, make_card
-from fewsight.report.doubt import certainty, doubtful_first, doubts
 from fewsight.report.facts import RunFacts, SupportPhoto
 from fewsight.report.page import Page, Section, Tile, render, write_page
-from fewsight.report.plots import class_colour, curve_path, risk_coverage
+from fewsight.report.plots import class_colour
 from fewsight.report.sections import (
     MapFeatures,
     correction_section,
@@ -24,15 +22,14 @@ from fewsight.report.sections import (
     support_section,
     trouble_section,
 )
-from fewsight.report.tables import NONE_OF_THESE, class_counts, confusion
+from fewsight.report.tally import Tally
 from fewsight.report.thumbnails import Album, ReadPicture, Thumbnail, fitting_edge
+from fewsight.report.truth import truth_section
 from fewsight.report.wording import counted, number, percent
 
 __all__ = ["MOST_SHOWN", "MapFeatures", "ReportWritten", "shown_rows", "write_predictions_report"]
 
 MOST_SHOWN = 2000  # cards on one page: more neither load well nor are looked at
-MOST_MATRIX = 25  # classes of a confusion matrix that can still be read
-MOST_MIX_UPS = 12
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def shown_rows(predictions: Sequence[Prediction], limit: int = MOST_SHOWN) -> li
 
     Nearest photos, explanations and features are needed for these rows only.
     """
-    return doubtful_first(doubts(predictions), limit=limit)
+    return Tally.of(predictions).doubts.first(limit)
 
 
 def write_predictions_report(
@@ -62,13 +59,14 @@ def write_predictions_report(
     facts: RunFacts | None = None,
     transform: Transform | None = None,
     limit: int = MOST_SHOWN,
+    tally: Tally | None = None,
 ) -> ReportWritten:
     """Write `report.html` of a prediction run: one page, no network, whatever the files are called.
 
     Args:
         path: where to; the file appears whole or not at all.
-        predictions: all rows, in input order; they are gone through a few times, and taken by index only where a
-            photo is shown, so that rows that stay on disk will do.
+        predictions: all rows, in input order; they are gone through once, and taken by index only where a photo is
+            shown, so that rows that stay on disk will do.
         support: the labelled photos, in the order of `features.support`.
         read_picture: `("query" | "support", file)` to the photo as a picture or encoded bytes, or None; called
             once for each photo shown.
@@ -76,6 +74,7 @@ def write_predictions_report(
         facts: what was run and how good it will be.
         transform: how the backbone saw a photo, which places the matched patches.
         limit: at most so many photos are shown, the most doubtful first; the rest are counted.
+        tally: the counts of all rows, where they were made before.
 
     Raises:
         InvalidInput: `limit` is below 1, or `features` does not fit the rows.
@@ -84,8 +83,9 @@ def write_predictions_report(
     if limit < 1:
         raise InvalidInput(f"limit is {limit}; expected at least 1 photo.")
     facts = facts or RunFacts()
-    levels = doubts(predictions)
-    chosen = doubtful_first(levels, limit=limit)
+    told = Tally.of(predictions) if tally is None else tally
+    levels = told.doubts
+    chosen = levels.first(limit)
     album = Album(read_picture, edge=fitting_edge(len(chosen)))
     labels_of = {photo.file: photo.labels for photo in support}
     cards = [
@@ -100,14 +100,13 @@ def write_predictions_report(
         )
         for index in chosen
     ]
-    told = _told(predictions)
     sections = [
         _sheet(predictions, cards, len(levels)),
         expectation_section(facts),
-        _counts(predictions, support, album, told.statuses["rejected"]),
+        _counts(predictions.classes, support, album, told),
         *map_section(predictions.classes, cards, support, features, album),
-        *_truth(predictions, facts),
-        *trouble_section(predictions.rows, album),
+        *truth_section(predictions.classes, told, facts),
+        *trouble_section(told.troubles.found(), album),
         *support_section(predictions.classes, support, album),
         correction_section(facts),
         *run_section(facts),
@@ -125,26 +124,7 @@ def _sentence(predictions: Predictions, support: Sequence[SupportPhoto]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Rows by status, and how many answers are in doubt."""
-
-    statuses: Counter[str]
-    answered: int
-    in_doubt: int
-
-
-def _told(predictions: Predictions) -> _Told:
-    statuses: Counter[str] = Counter()
-    answered = in_doubt = 0
-    for row in predictions:
-        statuses[row.status] += 1
-        answered += row.answered
-        in_doubt += row.answered and certainty(row) == "in doubt"
-    return _Told(statuses, answered, in_doubt)
-
-
-def _tiles(told: _Told, facts: RunFacts) -> list[Tile]:
+def _tiles(told: Tally, facts: RunFacts) -> list[Tile]:
     lost = told.statuses["unreadable"] + told.statuses["refused"]
     trust = percent(facts.expected.mean) if facts.expected else "?"
     tiles = [
@@ -182,10 +162,8 @@ def _sheet(predictions: Predictions, cards: Sequence[Card], judged: int) -> Sect
     return Section("photos", "The photos, doubtful ones first", body, lead)
 
 
-def _counts(
-    predictions: Predictions, support: Sequence[SupportPhoto], album: Album, rejected: int
-) -> Section:
-    counts = class_counts(predictions.rows, predictions.classes, [photo.labels for photo in support])
+def _counts(classes: Sequence[str], support: Sequence[SupportPhoto], album: Album, told: Tally) -> Section:
+    counts = told.classes.counts(classes, [photo.labels for photo in support])
     samples: dict[str, Thumbnail | None] = {}
     for photo in support:
         for label in photo.labels:
@@ -196,30 +174,7 @@ def _counts(
         counts=counts,
         samples=samples,
         most=max((count.found for count in counts), default=0) or 1,
-        rejected=rejected,
+        rejected=told.statuses["rejected"],
         colour=lambda index: class_colour(index, len(counts)),
     )
     return Section("counts", "What was found", body, "How many photos of each class, and how sure they are.")
-
-
-def _truth(predictions: Predictions, facts: RunFacts) -> Iterator[Section]:
-    table = confusion(predictions.rows, predictions.classes)
-    curve = risk_coverage(predictions.rows)
-    if table is None or curve is None:
-        return
-    top = max(0.05, *curve.risk)
-    body = render(
-        "truth.html",
-        table=table if len(table.answers) <= MOST_MATRIX else None,
-        most=max(max(row) for row in table.counts) or 1,
-        mix_ups=table.mix_ups[:MOST_MIX_UPS],
-        more_mix_ups=max(0, len(table.mix_ups) - MOST_MIX_UPS),
-        class_index={name: index for index, name in enumerate(predictions.classes)},
-        none=NONE_OF_THESE,
-        curve=curve,
-        path=curve_path((0, *curve.coverage), (curve.risk[0], *curve.risk), width=480, height=200, top=top),
-        top=top,
-        measured=facts.measured,
-    )
-    lead = f"For {counted(curve.answered, 'photo')} the right answer is known; here is how they compare."
-    yield Section("truth", "How right it was", body, lead)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -15,7 +15,7 @@ from fewsight.report.facts import RunFacts, SupportPhoto
 from fewsight.report.maps import choose_method, place
 from fewsight.report.page import Section, render
 from fewsight.report.plots import class_colour
-from fewsight.report.tables import HasStatus, troubles
+from fewsight.report.tables import HasStatus
 from fewsight.report.thumbnails import Album, Thumbnail
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
 
 MOST_SUPPORT = 1000  # labelled photos on one page
 MOST_ON_MAP, MOST_SUPPORT_ON_MAP = 1000, 400  # together what t-SNE places in some seconds
-MOST_TROUBLES = 200  # rows of a list of unreadable photos
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,8 @@ def _support_point(
     return photo, album.picture("support", photo.file), float(place[0]), float(place[1])
 
 
-def trouble_section(rows: Iterable[HasStatus], album: Album) -> Iterator[Section]:
-    """What was unreadable, refused, damaged or also in the support, if anything was."""
-    found = troubles(rows, MOST_TROUBLES)
+def trouble_section(found: Mapping[str, tuple[list[HasStatus], int]], album: Album) -> Iterator[Section]:
+    """What was unreadable, refused, damaged or also in the support, if anything was; `found` by `TroubleTally`."""
     if not found:
         return
     pictures = {row.file: album.picture("query", row.file) for row in found.get("duplicate", ([], 0))[0]}

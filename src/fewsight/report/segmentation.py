@@ -18,6 +18,7 @@ from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.plots import class_colour
 from fewsight.report.predictions import MOST_SHOWN, ReportWritten
 from fewsight.report.sections import expectation_section, run_section, support_section, trouble_section
+from fewsight.report.tables import troubles
 from fewsight.report.thumbnails import Album, Kind, ReadPicture, Thumbnail, fitting_edge
 from fewsight.report.wording import counted, number
 
@@ -170,7 +171,7 @@ def write_segmentation_report(
         _sheet(photos, cards, len(levels), colours),
         expectation_section(facts),
         _areas(photos, support, colours),
-        *trouble_section(photos, album),
+        *trouble_section(troubles(photos), album),
         *_support(support, album, colours, read_mask),
         *run_section(facts),
     ]

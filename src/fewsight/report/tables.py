@@ -13,9 +13,14 @@ from fewsight.report.doubt import CERTAINTIES, certainty
 __all__ = [
     "NONE_OF_THESE",
     "ClassCount",
+    "ClassTally",
     "Confusion",
+    "ConfusionTally",
     "HasStatus",
     "MixUp",
+    "SetCount",
+    "SetTally",
+    "TroubleTally",
     "class_counts",
     "confusion",
     "correct",
@@ -25,6 +30,7 @@ __all__ = [
 ]
 
 NONE_OF_THESE = "none of these"
+MOST_TROUBLES = 200  # rows of a list of unreadable photos
 
 
 @dataclass(frozen=True)
@@ -40,21 +46,37 @@ class ClassCount:
     in_doubt: int
 
 
+class ClassTally:
+    """Answers by class and certainty; a photo with several labels counts in each."""
+
+    def __init__(self) -> None:
+        self._found: Counter[tuple[str, str]] = Counter()
+
+    def add(self, row: Prediction) -> None:
+        """The next row of the run."""
+        if row.answered:
+            level = certainty(row)
+            self._found.update((label, level) for label in set(said_labels(row)))
+
+    def counts(self, classes: Sequence[str], support_labels: Sequence[Sequence[str]]) -> list[ClassCount]:
+        """One `ClassCount` for each class, the most found first."""
+        given = Counter(label for labels in support_labels for label in set(labels))
+        counts = []
+        for index, name in enumerate(classes):
+            in_doubt, fairly_sure, sure = (self._found[name, level] for level in CERTAINTIES)
+            found = in_doubt + fairly_sure + sure
+            counts.append(ClassCount(name, index, given[name], found, sure, fairly_sure, in_doubt))
+        return sorted(counts, key=lambda count: -count.found)
+
+
 def class_counts(
-    rows: Sequence[Prediction], classes: Sequence[str], support_labels: Sequence[Sequence[str]]
+    rows: Iterable[Prediction], classes: Sequence[str], support_labels: Sequence[Sequence[str]]
 ) -> list[ClassCount]:
-    """One `ClassCount` for each class, the most found first; a photo with several labels counts in each."""
-    given = Counter(label for labels in support_labels for label in set(labels))
-    found = Counter(
-        (label, certainty(row)) for row in rows if row.answered for label in set(said_labels(row))
-    )
-    counts = []
-    for index, name in enumerate(classes):
-        in_doubt, fairly_sure, sure = (found[name, level] for level in CERTAINTIES)
-        counts.append(
-            ClassCount(name, index, given[name], in_doubt + fairly_sure + sure, sure, fairly_sure, in_doubt)
-        )
-    return sorted(counts, key=lambda count: -count.found)
+    """One `ClassCount` for each class, the most found first."""
+    tally = ClassTally()
+    for row in rows:
+        tally.add(row)
+    return tally.counts(classes, support_labels)
 
 
 def said_labels(row: Prediction) -> tuple[str, ...]:
@@ -103,31 +125,82 @@ class Confusion:
     mix_ups: tuple[MixUp, ...]
 
 
-def confusion(rows: Sequence[Prediction], classes: Sequence[str]) -> Confusion | None:
+class ConfusionTally:
+    """Pairs of truth and answer, of rows with exactly one true label and an answer or a rejection."""
+
+    def __init__(self) -> None:
+        self._pairs: Counter[tuple[str, str]] = Counter()
+
+    def add(self, row: Prediction) -> None:
+        """The next row of the run."""
+        if len(row.truth) == 1 and (row.answered or row.status == "rejected"):
+            answer = NONE_OF_THESE if row.status == "rejected" else str(row.label)
+            self._pairs[row.truth[0], answer] += 1
+
+    def table(self, classes: Sequence[str]) -> Confusion | None:
+        """The table; None where there is no pair."""
+        pairs = self._pairs
+        if not pairs:
+            return None
+        seen_truths, seen_answers = {truth for truth, _ in pairs}, {answer for _, answer in pairs}
+        known = set(classes)
+        truths = [name for name in classes if name in seen_truths] + sorted(seen_truths - known)
+        answers = [name for name in classes if name in seen_answers | seen_truths]
+        answers += sorted(seen_answers - known - {NONE_OF_THESE})
+        if NONE_OF_THESE in seen_answers:
+            answers.append(NONE_OF_THESE)
+        counts = tuple(tuple(pairs[truth, answer] for answer in answers) for truth in truths)
+        # a photo of an unknown class called "none of these" is right, not mixed up
+        wrong = [
+            MixUp(truth, answer, count)
+            for (truth, answer), count in pairs.items()
+            if truth != answer and not (answer == NONE_OF_THESE and truth not in known)
+        ]
+        wrong.sort(key=lambda mix_up: (-mix_up.count, mix_up.truth, mix_up.label))
+        return Confusion(tuple(truths), tuple(answers), counts, tuple(wrong))
+
+
+def confusion(rows: Iterable[Prediction], classes: Sequence[str]) -> Confusion | None:
     """Count the rows with exactly one true label and an answer (or a rejection); None where there are none."""
-    pairs = Counter(
-        (row.truth[0], NONE_OF_THESE if row.status == "rejected" else str(row.label))
-        for row in rows
-        if len(row.truth) == 1 and (row.answered or row.status == "rejected")
-    )
-    if not pairs:
-        return None
-    seen_truths, seen_answers = {truth for truth, _ in pairs}, {answer for _, answer in pairs}
-    known = set(classes)
-    truths = [name for name in classes if name in seen_truths] + sorted(seen_truths - known)
-    answers = [name for name in classes if name in seen_answers | seen_truths]
-    answers += sorted(seen_answers - known - {NONE_OF_THESE})
-    if NONE_OF_THESE in seen_answers:
-        answers.append(NONE_OF_THESE)
-    counts = tuple(tuple(pairs[truth, answer] for answer in answers) for truth in truths)
-    # a photo of an unknown class called "none of these" is right, not mixed up
-    wrong = [
-        MixUp(truth, answer, count)
-        for (truth, answer), count in pairs.items()
-        if truth != answer and not (answer == NONE_OF_THESE and truth not in known)
-    ]
-    wrong.sort(key=lambda mix_up: (-mix_up.count, mix_up.truth, mix_up.label))
-    return Confusion(tuple(truths), tuple(answers), counts, tuple(wrong))
+    tally = ConfusionTally()
+    for row in rows:
+        tally.add(row)
+    return tally.table(classes)
+
+
+@dataclass(frozen=True)
+class SetCount:
+    """Label sets of the photos whose one true class is `name`: how many hold it, and how large they are on average."""
+
+    name: str
+    photos: int
+    held: int
+    size: float
+
+
+class SetTally:
+    """Whether label sets hold the true class, by that class; photos with several true classes do not count."""
+
+    def __init__(self) -> None:
+        self._photos: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
+
+    def add(self, row: Prediction) -> None:
+        """The next row of the run."""
+        if row.label_set is not None and len(row.truth) == 1 and row.answered:
+            name = row.truth[0]
+            self._photos[name] += 1
+            self._held[name] += name in row.label_set
+            self._sizes[name] += len(row.label_set)
+
+    def counts(self, classes: Sequence[str]) -> list[SetCount]:
+        """One `SetCount` for each class of the support that is the truth of a photo, in their order."""
+        return [
+            SetCount(name, self._photos[name], self._held[name], self._sizes[name] / self._photos[name])
+            for name in classes
+            if self._photos[name]
+        ]
 
 
 class HasStatus(Protocol):
@@ -141,18 +214,34 @@ class HasStatus(Protocol):
     def note(self) -> str: ...
 
 
-def troubles(rows: Iterable[HasStatus], most: int) -> dict[str, tuple[list[HasStatus], int]]:
+class TroubleTally:
     """Rows that a person should know of, by status: the first `most` of them, and how many there are.
 
     These are the damaged, the unreadable, the refused, and those that are in the support already.
     """
-    kept: dict[str, list[HasStatus]] = {
-        status: [] for status in ("unreadable", "refused", "suspicious", "duplicate")
-    }
-    counts: Counter[str] = Counter()
+
+    def __init__(self, most: int = MOST_TROUBLES) -> None:
+        self._most = most
+        self._kept: dict[str, list[HasStatus]] = {
+            status: [] for status in ("unreadable", "refused", "suspicious", "duplicate")
+        }
+        self._counts: Counter[str] = Counter()
+
+    def add(self, row: HasStatus) -> None:
+        """The next row of the run."""
+        if row.status in self._kept:
+            self._counts[row.status] += 1
+            if self._counts[row.status] <= self._most:
+                self._kept[row.status].append(row)
+
+    def found(self) -> dict[str, tuple[list[HasStatus], int]]:
+        """By status; those without a row are left out."""
+        return {status: (rows, self._counts[status]) for status, rows in self._kept.items() if rows}
+
+
+def troubles(rows: Iterable[HasStatus], most: int = MOST_TROUBLES) -> dict[str, tuple[list[HasStatus], int]]:
+    """What `TroubleTally` finds among all rows."""
+    tally = TroubleTally(most)
     for row in rows:
-        if row.status in kept:
-            counts[row.status] += 1
-            if counts[row.status] <= most:
-                kept[row.status].append(row)
-    return {status: (found, counts[status]) for status, found in kept.items() if found}
+        tally.add(row)
+    return tally.found()

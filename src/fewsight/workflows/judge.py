@@ -43,12 +43,10 @@ class Judge:
         looked_at: bool = True,
     ) -> None:
         self.classifier = classifier
-        self.names = tuple(str(label) for label in classifier.classes_.tolist())
-        self.known = (
-            None
-            if photos is None
-            else KnownPhotos(photos.collection, classifier.support_vectors(), looked_at=looked_at)
-        )
+        self.names = classifier.class_names
+        self.support, self.membership = classifier.support_vectors(), classifier.support_.membership
+        self.home = self.membership.long().argmax(1)  # the first class of each support photo, [S]
+        self.known = None if photos is None else KnownPhotos(photos.collection, looked_at=looked_at)
         self.misfit: LabelThresholds | None = None if coverage is None else classifier.trust_.misfit(coverage)
 
     def rows(self, collection: Collection, batches: Iterable[EncodedBatch]) -> Iterator[Prediction]:
@@ -57,9 +55,7 @@ class Judge:
             yield from self._batch(batch, collection)
 
     def _batch(self, batch: EncodedBatch, collection: Collection) -> Iterator[Prediction]:
-        answers = iter(self._answers(batch.features) if len(batch.indices) else [])
-        vectors = self.classifier.query_vectors(batch.features) if len(batch.indices) else torch.empty(0, 0)
-        place = 0
+        answers = self._answers(batch.features) if len(batch.indices) else iter(())
         for outcome in batch.outcomes:
             file = collection.file(outcome.index)
             if not outcome.decoded:
@@ -67,72 +63,87 @@ class Judge:
                     file, "refused" if outcome.status == "refused" else "unreadable", outcome.note
                 )
                 continue
-            row = replace(next(answers), file=file, note=outcome.note)
-            yield self._marked(row, outcome, collection, vectors[place])
-            place += 1
+            answer, likeness, row = next(answers)
+            answer = replace(answer, file=file, note=outcome.note)
+            yield self._marked(answer, outcome, collection, likeness, row)
 
-    def _answers(self, features: Features) -> list[Prediction]:
+    def _answers(self, features: Features) -> Iterator[tuple[Prediction, float, int]]:
+        """The answer to each photo, with the likeness and row of the support photo that is most like it."""
         scores = self.classifier.scores(features)
         probabilities = self.classifier.trust_.probabilities(scores)
-        novelty = torch.from_numpy(self.classifier.novelty(features))
-        rejected = self.classifier.rejected(features)
-        similarity = self.classifier.query_vectors(features) @ self.classifier.support_vectors().T  # [B, S]
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        return [
-            self._answer(
-                probabilities[row], order[row], float(novelty[row]), bool(rejected[row]), similarity[row]
-            )
-            for row in range(len(scores))
-        ]
+        novelty = self.classifier.novelty(features)
+        rejected = self.classifier.above_rejection(novelty)
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :2]
+        similarity = self.classifier.query_vectors(features) @ self.support.T  # [B, S]
+        values, rows = similarity.topk(min(NEAREST, similarity.shape[1]), dim=1)
+        sets = None if self.misfit is None else self._label_sets(probabilities)
+        nearest = self._nearest(values, rows, best[:, :1])
+        columns = zip(
+            best.tolist(),
+            probabilities.tolist(),
+            novelty.tolist(),
+            rejected.tolist(),
+            nearest,
+            [None] * len(scores) if sets is None else sets,
+            strict=True,
+        )
+        for row, likeness, place in zip(columns, values[:, 0].tolist(), rows[:, 0].tolist(), strict=True):
+            yield self._answer(*row), likeness, place
 
     def _answer(
-        self, shares: Tensor, order: Tensor, novelty: float, rejected: bool, similarity: Tensor
+        self,
+        best: list[int],
+        shares: list[float],
+        novelty: float,
+        rejected: bool,
+        nearest: tuple[SupportMatch, ...],
+        label_set: tuple[str, ...] | None,
     ) -> Prediction:
-        best = int(order[0])
-        second = int(order[1]) if len(order) > 1 else None
+        first, second = best[0], best[1] if len(best) > 1 else None
         several = self.classifier.several_
-        labels = (
-            tuple(n for n, p in zip(self.names, shares.tolist(), strict=True) if p >= SEVERAL_LEAST)
-            if several
-            else ()
-        )
+        named = zip(self.names, shares, strict=True)
         return Prediction(
             file="",
             status="rejected" if rejected else "ok",
-            label=self.names[best],
-            score=float(shares[best]),
+            label=self.names[first],
+            score=shares[first],
             runner_up=None if second is None else self.names[second],
-            runner_up_score=None if second is None else float(shares[second]),
+            runner_up_score=None if second is None else shares[second],
             novelty=novelty,
-            probabilities=dict(zip(self.names, shares.tolist(), strict=True)),
-            labels=labels,
-            label_set=self._label_set(shares),
-            nearest=self._nearest(similarity, best),
+            probabilities=dict(zip(self.names, shares, strict=True)),
+            labels=tuple(name for name, share in named if share >= SEVERAL_LEAST) if several else (),
+            label_set=label_set,
+            nearest=nearest,
         )
 
-    def _label_set(self, shares: Tensor) -> tuple[str, ...] | None:
-        if self.misfit is None:
-            return None
-        inside = ((1 - shares.double() <= self.misfit.value) | (shares == shares.max())).tolist()
-        return tuple(name for name, held in zip(self.names, inside, strict=True) if held)
+    def _label_sets(self, probabilities: Tensor) -> list[tuple[str, ...]]:
+        assert self.misfit is not None
+        inside = self.classifier.trust_.inside(probabilities, self.misfit)
+        return [
+            tuple(name for name, held in zip(self.names, row, strict=True) if held) for row in inside.tolist()
+        ]
 
-    def _nearest(self, similarity: Tensor, best: int) -> tuple[SupportMatch, ...]:
-        """The nearest support photos of any class, and their own class (the answer's where they have it)."""
-        values, rows = similarity.topk(min(NEAREST, len(similarity)))
-        membership = self.classifier.support_.membership
-        matches = []
-        for value, row in zip(values.tolist(), rows.tolist(), strict=True):
-            column = best if membership[row, best] else int(membership[row].nonzero()[0, 0])
-            matches.append(SupportMatch(self.classifier.files_[row], self.names[column], value))
-        return tuple(matches)
+    def _nearest(self, values: Tensor, rows: Tensor, best: Tensor) -> Iterator[tuple[SupportMatch, ...]]:
+        """The nearest support photos of any class, and their own class (the answer's where they have it).
+
+        Args:
+            values, rows: their likeness and place in the support, `[B, n]`.
+            best: column of the answer, `[B, 1]`.
+        """
+        columns = torch.where(self.membership[rows, best], best, self.home[rows])
+        files = self.classifier.files_
+        for near in zip(rows.tolist(), columns.tolist(), values.tolist(), strict=True):
+            yield tuple(
+                SupportMatch(files[row], self.names[k], value) for row, k, value in zip(*near, strict=True)
+            )
 
     def _marked(
-        self, row: Prediction, outcome: Outcome, collection: Collection, vector: Tensor
+        self, row: Prediction, outcome: Outcome, collection: Collection, likeness: float, nearest: int
     ) -> Prediction:
         same = (
             None
             if self.known is None
-            else self.known.same_as(collection.path(outcome.index), outcome.digest, vector)
+            else self.known.same_as(collection.path(outcome.index), outcome.digest, likeness, nearest)
         )
         if same is not None:
             return replace(row, status="duplicate", note=_joined(same, row.note))

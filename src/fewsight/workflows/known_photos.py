@@ -7,8 +7,6 @@ of a photo, equal features are the same photo.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from fewsight.data.collection import Collection
 from fewsight.data.duplicates import hash_photos, nearest_duplicates
 
@@ -23,32 +21,29 @@ class KnownPhotos:
 
     Args:
         collection: of S support photos.
-        vectors: their features at unit length, `[S, D]`.
         looked_at: whether the queries can be opened; if not, equal features are taken for the same photo.
     """
 
-    def __init__(self, collection: Collection, vectors: Tensor, *, looked_at: bool = True) -> None:
-        self.collection, self.vectors, self.looked_at = collection, vectors, looked_at
+    def __init__(self, collection: Collection, *, looked_at: bool = True) -> None:
+        self.collection, self.looked_at = collection, looked_at
         self.hashes = hash_photos(collection)
         self._by_digest = {content.tobytes().hex(): row for row, content in enumerate(self.hashes.content)}
 
-    def same_as(self, path: str, digest: str | None, vector: Tensor) -> str | None:
+    def same_as(self, path: str, digest: str | None, likeness: float, row: int) -> str | None:
         """In words, which support photo a query is; None if none.
 
         Args:
             path: of the query.
             digest: of its content, where it is known.
-            vector: its features at unit length, `[D]`.
+            likeness: cosine of its features to those of the support photo that is most like it, number `row`.
         """
         if digest in self._by_digest:
             return f"the same file as the labelled photo {self.collection.file(self._by_digest[digest])}"
-        likeness, row = (self.vectors @ vector).max(0)
-        if float(likeness) < LIKE_ENOUGH:
+        if likeness < LIKE_ENOUGH:
             return None
-        if not (self.looked_at and self.hashes.readable[int(row)]):
-            if float(likeness) < SAME_FEATURES:
-                return None
-            return f"the same features as the labelled photo {self.collection.file(int(row))}"
+        if not (self.looked_at and self.hashes.readable[row]):
+            same = likeness >= SAME_FEATURES
+            return f"the same features as the labelled photo {self.collection.file(row)}" if same else None
         nearest, exactly = nearest_duplicates(hash_photos([path], workers=1), self.hashes)
         if nearest[0] < 0:
             return None

@@ -14,8 +14,9 @@ from fewsight.classifier import FewShotClassifier
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.evaluation.intervals import Interval, proportion_interval
 from fewsight.files import run_folder, sha256
-from fewsight.predictions import Prediction, Predictions
+from fewsight.predictions import STATUSES, Prediction
 from fewsight.progress import Progress, duration, quieted, say
+from fewsight.report.tally import Tally
 from fewsight.workflows.classifier_for import (
     PredictSettings,
     backbone_name,
@@ -178,6 +179,8 @@ class _Run:
         say(f"Before any query: {classifier.expected_.sentence}")
         if classifier.rejection_ is not None:
             say(classifier.rejection_.sentence)
+        if self.settings.coverage is not None:
+            say(classifier.trust_.misfit(self.settings.coverage, classifier.class_names).sentence)
         truth = read_truth(
             self.truth_file, pile.reading, tuple(str(name) for name in classifier.classes_.tolist())
         )
@@ -265,18 +268,14 @@ class _Run:
         pile: Pile,
         rows: StoredPredictions,
     ) -> PredictionRun:
-        counts, right, known = Predictions((), ()).counts(), 0, 0
-        for row in rows:
-            counts[row.status] += 1
-            if row.truth and row.answered:
-                known += 1
-                right += row.label in row.truth
-        accuracy = proportion_interval(right, known) if known else None
+        tally = Tally.of(rows)
+        counts: dict[str, int] = {status: tally.statuses[status] for status in STATUSES}
+        accuracy = proportion_interval(tally.right, tally.known) if tally.known else None
         result = PredictionRun(
             self.folder, rows, counts, classifier.expected_.overall, classifier.expected_.sentence, accuracy,
             tuple(self.remarks),
         )  # fmt: skip
-        report_predictions(result, classifier, photos, pile, self.settings, self.support, self.queries)
+        report_predictions(result, classifier, photos, pile, self.settings, self.support, self.queries, tally)
         if self.sort_into is not None:
             result = replace(
                 result, remarks=(*result.remarks, sort_photos(rows, pile.collection, Path(self.sort_into)))

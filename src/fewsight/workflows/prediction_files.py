@@ -60,18 +60,45 @@ class PartFile:
 
 
 def _line(row: Prediction) -> str:
-    values = {key: value for key, value in asdict(row).items() if value not in (None, "", (), {})}
-    return json.dumps(_rounded(values), ensure_ascii=False, allow_nan=False) + "\n"
+    """One row as JSON, without what is empty; the keys are the fields of `Prediction`."""
+    values: dict[str, Any] = {
+        "file": row.file,
+        "status": row.status,
+        "note": row.note,
+        "label": row.label,
+        "score": _rounded(row.score),
+        "runner_up": row.runner_up,
+        "runner_up_score": _rounded(row.runner_up_score),
+        "novelty": _rounded(row.novelty),
+        "probabilities": {name: round(share, DIGITS) for name, share in row.probabilities.items()},
+        "labels": row.labels,
+        "label_set": row.label_set,
+        "nearest": [_match(match) for match in row.nearest],
+        "truth": row.truth,
+        "reasons": None if row.reasons is None else _reasons(row.reasons),
+    }
+    kept = {
+        key: value for key, value in values.items() if value is not None and value not in ("", (), [], {})
+    }
+    return json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, DIGITS)
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(inner) for inner in value]
-    return value
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _match(match: SupportMatch) -> dict[str, Any]:
+    return {"file": match.file, "label": match.label, "similarity": round(match.similarity, DIGITS)}
+
+
+def _reasons(reasons: Explanation) -> dict[str, Any]:
+    return {
+        "label": reasons.label,
+        "runner_up": reasons.runner_up,
+        "nearest": [_match(match) for match in reasons.nearest],
+        "nearest_of_runner_up": [_match(match) for match in reasons.nearest_of_runner_up],
+        "patches": [asdict(patch) for patch in reasons.patches],
+    }
 
 
 class StoredPredictions(Sequence[Prediction]):
@@ -92,14 +119,14 @@ class StoredPredictions(Sequence[Prediction]):
     def __iter__(self) -> Iterator[Prediction]:
         with self.path.open("rb") as file:
             for line in file:
-                yield _row(json.loads(line))
+                yield _row(json.loads(line.decode()))
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
-            return _row(json.loads(file.readline()))
+            return _row(json.loads(file.readline().decode()))
 
 
 def _row(values: dict[str, Any]) -> Prediction:

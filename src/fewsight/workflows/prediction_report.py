@@ -16,7 +16,8 @@ from fewsight.errors import UnreadableImage
 from fewsight.evaluation.intervals import Interval
 from fewsight.predictions import Prediction, Predictions
 from fewsight.report.facts import Estimate, Licence, RunFacts, SupportPhoto
-from fewsight.report.predictions import MapFeatures, shown_rows, write_predictions_report
+from fewsight.report.predictions import MOST_SHOWN, MapFeatures, write_predictions_report
+from fewsight.report.tally import Tally
 from fewsight.workflows.classifier_for import backbone_name
 from fewsight.workflows.labelled_photos import LabelledPhotos
 from fewsight.workflows.pile import Pile
@@ -37,15 +38,16 @@ def report_predictions(
     settings: Any,
     support: Path,
     queries: Path,
+    tally: Tally,
 ) -> None:
     """Write `report.html` of a finished run."""
-    chosen = shown_rows(run.rows)
+    chosen = tally.doubts.first(MOST_SHOWN)
     features = _Features(classifier, pile)
     vectors = features[chosen]
     rows = _Explained(run.rows, classifier, features.held)
     collection = pile.collection
     places = {collection.file(index): collection.path(index) for index in chosen}
-    names = tuple(str(label) for label in classifier.classes_.tolist())
+    names = classifier.class_names
     write_predictions_report(
         run.folder / "report.html",
         Predictions(rows, names),  # type: ignore[arg-type]
@@ -53,6 +55,7 @@ def report_predictions(
         read_picture=_Pictures(photos, places),
         features=MapFeatures(classifier.support_vectors().numpy(), features) if len(vectors) else None,
         facts=_facts(run, classifier, settings, support, queries),
+        tally=tally,
         transform=None if classifier.features_only else classifier.photo_encoder().backbone.transform,
     )
 
@@ -144,8 +147,10 @@ def _facts(
     notes = [run.expected_sentence]
     if classifier.rejection_ is not None:
         notes.append(classifier.rejection_.sentence)
-    if settings.coverage is not None:
-        notes.append(classifier.trust_.misfit(settings.coverage).sentence)
+    names = classifier.class_names
+    sets = None if settings.coverage is None else classifier.trust_.misfit(settings.coverage, names)
+    if sets is not None:
+        notes.append(sets.sentence)
     return RunFacts(
         expected=_estimate(run.expected),
         expected_note=run.expected_sentence,
@@ -155,6 +160,8 @@ def _facts(
             if (found := _estimate(value))
         },
         measured=None if run.accuracy is None else _estimate(run.accuracy),
+        coverage=settings.coverage,
+        own_threshold=() if sets is None else tuple(names[column] for column in sets.own),
         remarks=(*run.remarks, *classifier.trust_.notes, *notes[1:]),
         correct_command=f"fewsight predict {run.folder / 'predictions.csv'} {queries} --out {run.folder}-corrected",
         command=f"fewsight predict {support} {queries} --out {run.folder}",

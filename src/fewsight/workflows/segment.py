@@ -167,7 +167,7 @@ class _Run:
             say("The run is finished already.")
             return self._told(names)
         if photos is not None:
-            self.known = KnownPhotos(photos.collection, segmenter.support_vectors_)
+            self.known = KnownPhotos(photos.collection)
         self._tell(segmenter)
         rows = self._rows(segmenter, pile, names)
         self._report(rows, segmenter, photos, pile, names)
@@ -262,7 +262,7 @@ class _Run:
         sizes = [outcome.original_size for outcome in batch.outcomes if outcome.original_size is not None]
         answers = segmenter.answers(batch.features, sizes)
         nearest = iter(segmenter.nearest(batch.features) if sizes else [])
-        vectors = iter(segmenter.query_vectors(batch.features).unbind() if sizes else ())
+        alike = iter(_most_alike(segmenter, batch) if sizes else ())
         for outcome in batch.outcomes:
             file = pile.file(outcome.index)
             if not outcome.decoded:
@@ -272,7 +272,7 @@ class _Run:
                 yield _row(file, status, outcome.note)
                 continue
             row = self._answered(next(answers), outcome, pile, names, next(nearest))
-            same = self.known and self.known.same_as(pile.path(outcome.index), outcome.digest, next(vectors))
+            same = self.known and self.known.same_as(pile.path(outcome.index), outcome.digest, *next(alike))
             if same:
                 row |= {"status": "duplicate", "note": "; ".join(filter(None, (same, outcome.note)))}
             yield row
@@ -355,6 +355,12 @@ class _Pictures:
             return None if path is None else Image.fromarray(decode(path, needed=(THUMBNAIL,) * 2).image)
         except UnreadableImage:
             return None
+
+
+def _most_alike(segmenter: FewShotSegmenter, batch: EncodedBatch) -> Iterator[tuple[float, int]]:
+    """For each decoded photo the cosine and row of the support photo that is most like it."""
+    likeness, rows = (segmenter.query_vectors(batch.features) @ segmenter.support_vectors_.T).max(1)
+    return zip(likeness.tolist(), rows.tolist(), strict=True)
 
 
 def _row(file: str, status: str, note: str) -> dict[str, Any]:
