@@ -33,7 +33,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def left_out(found: Evaluation, reason: str) -> int:
     """How many queries a remark says were left out for a reason."""
-    return sum(int(remark.split()[1]) for remark in found.remarks if reason in remark)
+    told = (remark.partition(": ")[2] for remark in found.remarks if reason in remark)
+    return sum(int(words.split()[0]) for words in told)
 
 
 def test_figures_curve_confusion_and_json(tmp_path: Path) -> None:
@@ -124,3 +125,26 @@ def test_little_data_is_one_sentence(tmp_path: Path) -> None:
     found = evaluate(two, **SETTINGS | {"way": 20, "shots": (1, 5)})
     assert any("2-way episodes in place of 20-way" in remark for remark in found.remarks)
     assert any("5-shot is left out" in remark for remark in found.remarks)
+
+
+def test_episodes_saved_and_scored_by_others(tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "photos", 8)
+    path = tmp_path / "episodes.npz"
+    options = SETTINGS | {"shots": (1, 3)}
+    first = evaluate(data, save_episodes=path, **options)
+    again = evaluate(
+        data, load_episodes=path, head="neighbours", against="prototypes", **SETTINGS | {"way": 2, "seed": 9}
+    )
+    mine = {r.shot: r.value for r in first.results if r.metric == "accuracy"}
+    theirs = {
+        r.shot: r.value for r in again.results if r.metric == "accuracy of fewsight-bundled with prototypes"
+    }
+    assert theirs == mine
+    assert again.episodes == 40
+    assert again.comparisons["3-way 3-shot"].difference.n == 40
+    assert any("40 of 3-way 1-shot, 40 of 3-way 3-shot" in remark for remark in again.remarks)
+    picture("dots", 77).save(data / "dots" / "new.png")
+    with pytest.raises(InvalidInput, match="drawn from other data"):
+        evaluate(data, load_episodes=path, **SETTINGS)
+    with pytest.raises(InvalidInput, match="knn has no episodes: leave --load-episodes"):
+        evaluate(data, protocol="knn", load_episodes=path, **SETTINGS)

@@ -38,6 +38,14 @@ def evaluate(
     ] = None,
     query: Annotated[int, typer.Option("--query", min=1, help="Queries a class.")] = 15,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many episodes.")] = 600,
+    save_episodes: Annotated[
+        Path | None,
+        typer.Option("--save-episodes", help="Keep the episodes in this .npz, for others to score."),
+    ] = None,
+    load_episodes: Annotated[
+        Path | None,
+        typer.Option("--load-episodes", help="Score the episodes of such a file, on the same data."),
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Only photos of this split.")] = None,
     group_by: shared.GroupBy = None,
     image_size: shared.ImageSize = None,
@@ -80,6 +88,8 @@ def evaluate(
         seed=seed,
         class_level=class_level,
         skip_empty=skip_empty,
+        save_episodes=save_episodes,
+        load_episodes=load_episodes,
         quiet=quiet or json,
     )
     finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)

@@ -23,7 +23,14 @@ from fewsight.heads.prototype_episodes import fixed_answers
 from fewsight.heads.prototypes import Prototypes
 from fewsight.heads.vectors import unit
 
-__all__ = ["DrawnEpisodes", "EpisodeResult", "compare_results", "evaluate_episodes", "without_relatives"]
+__all__ = [
+    "DrawnEpisodes",
+    "EpisodeResult",
+    "compare_results",
+    "evaluate_episodes",
+    "prototype_table",
+    "without_relatives",
+]
 
 BLOCK = 256  # episodes that are drawn together
 
@@ -85,7 +92,7 @@ def evaluate_episodes(
         groups: groupings of the images (places, bursts, duplicates), a number for each image; a query of which a
             member of its group is among the supports is left out.
     """
-    table = _table(head, features)
+    table = prototype_table(head, features)
     accuracies = numpy.empty(count)
     confusion, together = (numpy.zeros((len(by_class), len(by_class)), dtype=numpy.int64) for _ in range(2))
     left_out = numpy.zeros(len(groups), dtype=numpy.int64)
@@ -145,7 +152,7 @@ def _count(
     together += found.astype(numpy.int64).reshape(classes, classes)
 
 
-def _table(head: Head, features: Features) -> Tensor | None:
+def prototype_table(head: Head, features: Features) -> Tensor | None:
     """The vectors of all images where the head is `Prototypes`, else None."""
     if type(head) is not Prototypes:
         return None

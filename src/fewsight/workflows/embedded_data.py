@@ -53,4 +53,4 @@ def embedded_data(
     remarks = list(reading.warnings)
     if len(rows) < len(collection):
         remarks.append(f"{len(collection) - len(rows)} photos without features left out, see index.csv.")
-    return EncodedData(collection.select(rows), Features(cls=vectors), tuple(remarks))
+    return EncodedData(collection.select(rows), Features(cls=vectors), tuple(remarks), collection)

@@ -15,6 +15,7 @@ from fewsight.backbones.encode import Encoder, encode_photos
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Features, Request, concatenate
 from fewsight.data.collection import Collection
+from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
 from fewsight.errors import InvalidInput
 from fewsight.progress import Progress
@@ -31,11 +32,18 @@ class EncodedData:
         collection: the photos that could be read, each content once.
         features: of these, in order.
         remarks: what was left out, in words.
+        origin: all photos that were to be read, for a fingerprint; None where these are all.
     """
 
     collection: Collection
     features: Features
     remarks: tuple[str, ...]
+    origin: Collection | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the names, sizes and labels of all photos that were to be read."""
+        return fingerprint(self.collection if self.origin is None else self.origin)
 
 
 def encode_data(
@@ -64,7 +72,8 @@ def encode_data(
     if split is not None:
         collection = collection.select(collection.in_split(split)).without_empty_classes()
     encoded = encode_collection(collection, encoder, workers=workers)
-    return EncodedData(encoded.collection, encoded.features, (*reading.warnings, *encoded.remarks))
+    remarks = (*reading.warnings, *encoded.remarks)
+    return EncodedData(encoded.collection, encoded.features, remarks, collection)
 
 
 def encode_collection(collection: Collection, encoder: Encoder, *, workers: int | None = None) -> EncodedData:

@@ -35,6 +35,8 @@ def evaluate(
     seed: int = 0,
     class_level: Literal["top", "leaf"] = "top",
     skip_empty: bool = False,
+    save_episodes: str | Path | None = None,
+    load_episodes: str | Path | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Judge a backbone and head on labelled photos.
@@ -50,6 +52,8 @@ def evaluate(
         against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes (draws, photos).
         way, shots, query, episodes: of the episodes; fewer where the data has fewer.
         split: only photos of this split.
+        save_episodes: a file to keep the episodes in, so that others can score the same ones.
+        load_episodes: such a file: its episodes in place of `way`, `shots`, `query`, `episodes` and `seed`.
         group_by: a group never stands among supports and queries of one episode, or on both sides of a split.
 
     Raises:
@@ -76,6 +80,8 @@ def evaluate(
         seed=seed,
         class_level=class_level,
         skip_empty=skip_empty,
+        save_episodes=None if save_episodes is None else Path(save_episodes),
+        load_episodes=None if load_episodes is None else Path(load_episodes),
     )
     with quieted(quiet):
         found: Evaluation = run(task)

@@ -35,6 +35,8 @@ class EvaluationTask:
     seed: int = 0
     class_level: Literal["top", "leaf"] = "top"
     skip_empty: bool = False
+    save_episodes: Path | None = None
+    load_episodes: Path | None = None
 
     @property
     def dataset(self) -> str:
@@ -50,6 +52,16 @@ class EvaluationTask:
             "skip_empty": self.skip_empty,
             "group_by": self.group_by,
         }
+
+    def without_lists(self) -> None:
+        """For protocols without episodes.
+
+        Raises:
+            InvalidInput: episodes are to be saved or loaded.
+        """
+        for option, value in (("save", self.save_episodes), ("load", self.load_episodes)):
+            if value is not None:
+                raise InvalidInput(f"{self.protocol} has no episodes: leave --{option}-episodes {value} out.")
 
     def without_head(self) -> None:
         """For protocols that judge the backbone alone.

@@ -13,12 +13,12 @@ __all__ = ["left_out_words", "more_photos"]
 MATTERS = 0.01  # a gain that a person would take a photo for
 
 
-def left_out_words(found: EpisodeResult, task: EvaluationTask, shot: int) -> list[str]:
+def left_out_words(found: EpisodeResult, task: EvaluationTask, part: str) -> list[str]:
     """Which queries were not judged, and why; the groupings are duplicates and groups."""
     asked = int(found.confusion.sum()) + sum(found.left_out)
     reasons = ("a duplicate of theirs", f"a photo of their group (--group-by {task.group_by})")
     return [
-        f"{shot}-shot: {count} of {asked} queries left out, {reason} is among the supports."
+        f"{part}: {count} of {asked} queries left out, {reason} is among the supports."
         for count, reason in zip(found.left_out, reasons, strict=False)
         if count
     ]

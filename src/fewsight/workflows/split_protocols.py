@@ -56,6 +56,7 @@ def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
         InvalidInput: the data does not allow the protocol; the message says what is missing.
     """
     task.without_head()
+    task.without_lists()
     protocol = _PROTOCOLS[task.protocol]
     if protocol is _multi_label:
         task.without_rival()

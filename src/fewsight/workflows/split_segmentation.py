@@ -49,6 +49,7 @@ def evaluate_on_masks(task: EvaluationTask) -> Evaluation:
         InvalidInput: there are no masks on one side, or a mask is wrong; the message says which.
     """
     task.without_head()
+    task.without_lists()
     task.without_rival()
     if is_embedding(task.source):
         raise InvalidInput(
