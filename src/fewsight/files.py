@@ -49,6 +49,14 @@ RUN_FILES = (
     "overlays",
     "features-*.safetensors",
     "checkpoints",
+    "best.pt",
+    "store",
+    "stage2",
+    "adapted",
+    "verdict.json",
+    "comparison.json",
+    "comparison.md",
+    "cells",
 )
 
 _SENTENCES = {

@@ -78,9 +78,19 @@ OBJECTIVES: dict[str, Entry] = {
         "Doersch, Gupta, Zisserman 2020",
     ),
     "label_contrastive": Entry(
-        "fewsight.objectives.label_contrastive:label_contrastive_loss",
-        "pulls photos of a class together: the loss, blockwise (no verb yet)",
+        "fewsight.objectives.label_contrastive:LabelContrastive",
+        "pulls photos of a class together (`adapt`)",
         "Khosla et al. 2020; LaCViT",
+    ),
+    "classification": Entry(
+        "fewsight.objectives.classification:Classification",
+        "cross-entropy through a linear head, alone or joined with label-aware contrast (`adapt`)",
+        "Kumar et al. 2022; Long et al. 2024",
+    ),
+    "prototype_tuning": Entry(
+        "fewsight.objectives.prototype_tuning:PrototypeTuning",
+        "augmented photos against the prototypes of clean ones (`adapt`)",
+        "Hu et al. 2022",
     ),
     "simclr": Entry(
         "fewsight.objectives.simclr:SimClr", "contrastive: two views against the batch", "Chen et al. 2020"
@@ -181,6 +191,7 @@ PUBLIC: dict[str, str] = {
     "embed": "fewsight.workflows.embed:embed",
     "evaluate": "fewsight.workflows.evaluate:evaluate",
     "metatrain": "fewsight.workflows.metatrain:metatrain",
+    "adapt": "fewsight.workflows.adapt:adapt",
     "geometry": "fewsight.workflows.geometry:geometry",
     "neighbours": "fewsight.workflows.neighbours:neighbours",
 }

@@ -8,9 +8,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from fewsight.backbones.conv4 import Conv4
 from fewsight.errors import InvalidInput
-from fewsight.objectives import label_contrastive
-from fewsight.objectives.label_contrastive import anchor_losses, label_contrastive_loss
+from fewsight.objectives import anchor_losses as blocked
+from fewsight.objectives.label_contrastive import (
+    LabelContrastive,
+    LabelContrastiveSettings,
+    anchor_losses,
+    label_contrastive_loss,
+)
+from fewsight.objectives.objective import Batch
 
 
 def views(N=6, V=2, D=5, seed=0, unit=True):
@@ -46,9 +53,7 @@ def oracle(features, labels, temperature, variant, anchors, singletons, beta):
 @pytest.mark.parametrize("variant", ["out", "in"])
 @pytest.mark.parametrize("V", [1, 3])
 def test_equals_the_formulas(variant, anchors, singletons, beta, V, monkeypatch):
-    monkeypatch.setattr(
-        label_contrastive, "_block_rows", lambda vectors: 4
-    )  # several blocks, the last one short
+    monkeypatch.setattr(blocked, "_block_rows", lambda vectors: 4)  # several blocks, the last one short
     results = []
     for function in (oracle, label_contrastive_loss):
         x = views(V=V).requires_grad_()
@@ -252,3 +257,109 @@ def test_input_is_not_changed():
 def test_errors_name_the_argument(changes, named):
     with pytest.raises(InvalidInput, match=named):
         label_contrastive_loss(**{"features": views(), "labels": LABELS, **changes})
+
+
+def batch(V=2, rows=slice(None), labels=LABELS):
+    pixels = torch.rand(V, 6, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Batch(images=tuple(view[rows] for view in pixels), labels=labels[rows])
+
+
+def objective(**settings):
+    torch.manual_seed(0)
+    made = LabelContrastive(Conv4(width=8), LabelContrastiveSettings(projection=5, **settings)).double()
+    return made.eval()  # batch norm in training mode would couple the photos of a chunk
+
+
+def gradients(made, given, scale=1.0):
+    made.zero_grad()
+    terms = made.backward(given, scale)
+    return terms, {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
+
+
+def test_the_objective_is_the_loss_of_projected_views():
+    made, given = objective(variant="in", hard_negative_beta=0.5), batch(V=3)
+    projected = torch.stack([made.projector(made.encoder(view)) for view in given.images], 1)
+    expected = label_contrastive_loss(
+        projected, LABELS, temperature=0.1, variant="in", hard_negative_beta=0.5, normalize=True
+    )
+    torch.testing.assert_close(made(given).total, expected)
+    assert made.backbone() is made.encoder
+    plain = LabelContrastive(made.encoder, LabelContrastiveSettings(projection=0))
+    assert not list(plain.projector.parameters())
+
+
+def test_chunks_change_neither_loss_nor_gradient():
+    whole, expected = gradients(objective(), batch(), 0.5)
+    for chunk in (1, 5, 100):
+        terms, found = gradients(objective(chunk=chunk), batch(), 0.5)
+        torch.testing.assert_close(terms.total, whole.total)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_equal_features_and_missing_positives_are_said_in_words():
+    made = objective()
+    assert made.alarm() is None
+    made.encoder.forward = lambda images: torch.eye(8, dtype=torch.float64)[LABELS.repeat(2) % 8]
+    made(batch())
+    assert made.alarm() is None
+    torch.nn.init.zeros_(made.projector[2].weight)
+    made(batch())
+    seen = made.watched()
+    assert float(seen["loss"]) == pytest.approx(math.log(11), abs=1e-6)
+    assert float(seen["collapsed_loss"]) == pytest.approx(math.log(11))
+    assert "all equal" in made.alarm()
+    assert "log(2B - 1) = 2.398" in made.alarm()
+    lonely = objective()
+    lonely(batch(V=1, labels=torch.arange(6)))
+    assert "no photo of the batch has a positive" in lonely.alarm()
+
+
+def test_the_floor_is_the_loss_of_classes_on_points_far_apart():
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    made = objective(temperature=0.01, base_temperature=0.07)
+    with torch.no_grad():
+        made.encoder.forward = lambda images: torch.eye(8, dtype=torch.float64)[labels.repeat(2)]
+        made.projector = torch.nn.Identity()
+        made(batch(labels=labels))
+    assert float(made.watched()["floor"]) == pytest.approx(math.log(5) / 7, rel=1e-6)
+    assert float(made.watched()["loss"]) == pytest.approx(math.log(5) / 7, rel=1e-6)
+
+
+def work_with_objective(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = []
+    for chunk in (0, 2):
+        terms, found = gradients(objective(chunk=chunk), batch(rows=SHARES[rank]))
+        results.append((terms.total, found))
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_objective_on_two_processes_is_that_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=work_with_objective, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    whole, expected = gradients(objective(), batch())
+    pairs = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close((one[0] + other[0]) / 2, whole.total)
+        for name, gradient in expected.items():
+            torch.testing.assert_close((one[1][name] + other[1][name]) / 2, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_settings_and_batches_that_cannot_work_are_named():
+    for wrong in ({"temperature": 0.0}, {"chunk": -1}, {"projection": -1}, {"hard_negative_beta": -1.0}):
+        with pytest.raises(InvalidInput, match=next(iter(wrong))):
+            LabelContrastiveSettings(**wrong)
+    for empty in (Batch(images=batch().images), Batch(labels=LABELS)):
+        with pytest.raises(InvalidInput, match="needs labels and at least one view"):
+            objective()(empty)

@@ -94,7 +94,7 @@ def test_input_that_cannot_work_is_named(photos: Path, tmp_path: Path) -> None:
         metatrain(photos, tmp_path / "c", overrides=(*SMALL, "class_split=omniglot_vinyals"), quiet=True)
 
 
-@pytest.mark.parametrize("name", sorted(packaged_recipes()))
+@pytest.mark.parametrize("name", sorted(packaged_recipes("metatrain")))
 def test_every_packaged_recipe_is_understood(name: str) -> None:
     assert read_recipe(MetatrainRecipe, name).training.steps > 0
 

@@ -68,6 +68,11 @@ class Backbone(nn.Module, ABC):
         return self.transform.size
 
     @property
+    def vector_dim(self) -> int:
+        """Width of the vector of an image, by `pooling`."""
+        return 2 * self.dim if self.pooling == "cls+patches" else self.dim
+
+    @property
     def mean(self) -> tuple[float, float, float]:
         """Channel means of the normalisation."""
         return self.transform.mean

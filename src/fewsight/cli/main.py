@@ -19,6 +19,7 @@ VERBS = (
     "embed",
     "evaluate",
     "metatrain",
+    "adapt",
     "geometry",
     "neighbours",
     "backbones",

@@ -5,6 +5,7 @@
     DATA/train/cat/1.jpg              top folders that are all named train, val, valid, test or all are splits
     DATA/index.csv                    wins over folders: columns image, labels, and if wanted mask, split, group
     DATA/Annotations, JPEGImages      VOC; data.yaml with images and labels: YOLO; one COCO .json: its labels
+    cifar-100-python, CUB_200_2011    and Flowers, Pets: the official files, with their splits
     DATA/1.jpg                        no labels: fine for photos to be judged
 
 Masks stand beside the photos: `1_mask.png`, `masks/1.png` in the same folder, or `DATA/masks/cat/1.png`.
@@ -29,6 +30,7 @@ from fewsight.data.formats.annotations import (
     read_annotation_file,
 )
 from fewsight.data.formats.archive import unpacked
+from fewsight.data.formats.cifar import cifar_folder, is_cifar
 from fewsight.data.label_csv import read_label_file
 from fewsight.data.listed_photos import from_label_file
 from fewsight.data.mask_files import is_mask_folder, masks_of, part_masks
@@ -72,6 +74,8 @@ def read_layout(
         raise InvalidInput(f"{path} does not exist; give a folder of photos or a CSV of labels.")
     if path.suffix.lower() == ".zip" and path.is_file():
         path = _from_zip(path)
+    if path.is_dir() and is_cifar(path):
+        path = cifar_folder(path)
     if path.is_dir():
         walker = _Walker(path, follow_links)
         annotated = _from_index(walker, labels, group_column) or _from_annotations(path, labels, follow_links)

@@ -13,8 +13,7 @@ Hard negatives (Joshua Robinson et al., ICLR 2021, arXiv 2010.04592, tau_plus = 
 
     sum_{p in P(i)} e^{s_ip} + |N(i)| sum_{n in N(i)} e^{(1 + beta) s_in} / sum_{n in N(i)} e^{beta s_in}
 
-Value and gradient come from one sweep over blocks of anchors; no M x M matrix exists. The positives of L_out need
-sums over classes alone.
+Value and gradient come from one sweep over blocks of anchors (`anchor_losses`); no M x M matrix exists.
 
 On several processes every rank holds its own images; all are gathered into one contrast set, and the mean of the ranks'
 losses is the loss of one process. The authors' code contrasts each GPU's images with one another only.
@@ -25,21 +24,31 @@ vectors that are not of unit length); anchors without a positive leave the mean 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
+from fewsight.backbones.backbone import Backbone
 from fewsight.distributed import gather, global_rows, rows_before
 from fewsight.errors import InvalidInput
+from fewsight.gradients.cache import cached_backward
+from fewsight.objectives.anchor_losses import AnchorLosses, anchor_losses
+from fewsight.objectives.objective import Batch, Objective, Sampling, Terms
 from fewsight.shapes import check_shapes
 
-__all__ = ["AnchorLosses", "anchor_losses", "label_contrastive_loss"]
+__all__ = [
+    "AnchorLosses",
+    "LabelContrastive",
+    "LabelContrastiveSettings",
+    "anchor_losses",
+    "label_contrastive_loss",
+]
 
-# A block of similarities of about this size stays in a core's second-level cache.
-BLOCK_BYTES = 2 * 2**20
+ALL_EQUAL = 0.999  # mean cosine from which vectors count as equal
 
 
 def label_contrastive_loss(
@@ -109,152 +118,6 @@ def label_contrastive_loss(
     )  # a number: single precision would round the factor
 
 
-class AnchorLosses(NamedTuple):
-    """The sum of the anchors' losses, how many of them have a positive, and how many there are."""
-
-    total: Tensor
-    counted: int
-    anchors: int
-
-
-def anchor_losses(
-    vectors: Tensor,
-    classes: Tensor,
-    anchors: Tensor,
-    *,
-    temperature: float,
-    variant: Literal["out", "in"] = "out",
-    hard_negative_beta: float = 0.0,
-    gradient_dtype: torch.dtype | None = None,
-) -> AnchorLosses:
-    """Sum of the losses of some anchors against the whole contrast set.
-
-    On several processes each takes its own rows as anchors against the vectors of all.
-
-    Args:
-        vectors: the contrast set `[M, D]`, float32 or float64.
-        classes: class ids `[M]`, integers.
-        anchors: rows `[A]` of the vectors that are anchors.
-        temperature, variant, hard_negative_beta, gradient_dtype: as in `label_contrastive_loss`.
-    """
-    check_shapes(vectors=(vectors, "M D"), classes=(classes, "M"), anchors=(anchors, "A"))
-    inverse, sizes = torch.unique(classes, return_inverse=True, return_counts=True)[1:]
-    counted = anchors[sizes[inverse[anchors]] > 1]
-    settings = _Settings(temperature, variant, hard_negative_beta, gradient_dtype or vectors.dtype)
-    with torch.autocast(vectors.device.type, enabled=False):
-        total = _BlockedLosses.apply(vectors, inverse, sizes, counted, settings)
-    return AnchorLosses(total, len(counted), len(anchors))
-
-
-class _Settings(NamedTuple):
-    temperature: float
-    variant: str
-    beta: float
-    gradient_dtype: torch.dtype
-
-
-class _BlockedLosses(torch.autograd.Function):
-    """Sum of the anchors' losses; the gradient is made beside the value, block by block, and kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, vectors: Tensor, classes: Tensor, sizes: Tensor, anchors: Tensor, settings: _Settings
-    ) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(vectors)
-        narrow = vectors.to(settings.gradient_dtype)
-        total = vectors.new_zeros(())
-        for rows in torch.split(anchors, _block_rows(vectors)):
-            scores = vectors[rows] @ vectors.T  # [b, M]
-            scores.mul_(1 / settings.temperature)
-            scores[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-            if settings.variant == "out" and not settings.beta:
-                losses, pull = _all_alike(scores)
-            else:
-                losses, pull = _weighted(scores, classes[rows, None] == classes, settings)
-            total += losses.sum()
-            if wanted:
-                pull = pull.to(narrow.dtype)
-                gradient.index_add_(0, rows, (pull @ narrow).to(vectors.dtype))
-                gradient += pull.T @ narrow[rows]
-        if settings.variant == "out":
-            total -= (
-                _positives(vectors, classes, sizes, anchors, gradient if wanted else None)
-                / settings.temperature
-            )
-        if wanted:
-            ctx.save_for_backward(gradient.div_(settings.temperature))
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None, None
-
-
-def _all_alike(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """`lse` over all but the anchor itself `[b]` and its derivative, which overwrites the scores `[b, M]`."""
-    top = scores.amax(1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    sums = weights.sum(1, keepdim=True)
-    return (top + sums.log())[:, 0], weights.div_(sums)
-
-
-def _weighted(scores: Tensor, same: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
-    """The general form: losses `[b]` without the positives of L_out, and their derivative in the scores `[b, M]`.
-
-    `same` `[b, M]` marks the class of the anchor, itself included; its own score is -inf.
-    """
-    beta = settings.beta
-    positives = scores.masked_fill(~same, -torch.inf)
-    log_positives = torch.logsumexp(positives, 1, keepdim=True)
-    if beta:
-        negatives = scores.masked_fill(same, -torch.inf)
-        # Without negatives the sums are -inf; 0 in their place keeps the differences free of NaN.
-        hard = torch.logsumexp((1 + beta) * negatives, 1, keepdim=True)
-        soft = torch.logsumexp(beta * negatives, 1, keepdim=True).nan_to_num(neginf=0.0)
-        log_negatives = (~same).sum(1, keepdim=True, dtype=scores.dtype).log() + hard - soft
-        log_all = torch.logaddexp(log_positives, log_negatives)
-        hard = hard.nan_to_num(neginf=0.0)
-        tilt = (1 + beta) * ((1 + beta) * negatives - hard).exp() - beta * (beta * negatives - soft).exp()
-        pull = (positives - log_all).exp() + (log_negatives - log_all).exp() * tilt
-    else:
-        log_all = torch.logsumexp(scores, 1, keepdim=True)
-        pull = (scores - log_all).exp()
-    if settings.variant == "out":
-        return log_all[:, 0], pull
-    count = same.sum(1, keepdim=True, dtype=scores.dtype) - 1
-    return (log_all - log_positives + count.log())[:, 0], pull - (positives - log_positives).exp()
-
-
-def _positives(
-    vectors: Tensor, classes: Tensor, sizes: Tensor, anchors: Tensor, gradient: Tensor | None
-) -> Tensor:
-    """Sum over anchors of the mean dot product with their positives; its derivative is taken off `gradient`.
-
-    From sums over classes alone: the positives of z_i add up to S - z_i, with S the sum over its class.
-    """
-    weights = 1 / (sizes - 1).clamp(min=1).to(vectors.dtype)  # [C]
-    sums, anchor_sums = (vectors.new_zeros(len(sizes), vectors.shape[1]) for _ in range(2))
-    sums.index_add_(0, classes, vectors)
-    own, own_classes = vectors[anchors], classes[anchors]
-    anchor_sums.index_add_(0, own_classes, own)
-    means = (sums[own_classes] - own) * weights[own_classes, None]
-    if gradient is not None:
-        gradient.index_add_(0, anchors, means, alpha=-1)
-        # Vector j is a positive of every anchor of its class but itself.
-        gradient.sub_((anchor_sums * weights[:, None])[classes])
-        gradient.index_add_(0, anchors, own * weights[own_classes, None])
-    return (own * means).sum()
-
-
-def _block_rows(vectors: Tensor) -> int:
-    """Anchors in one block of similarities."""
-    rows = BLOCK_BYTES * torch.get_num_threads() // (vectors.element_size() * max(len(vectors), 1))
-    return max(64, int(rows)) if vectors.device.type == "cpu" else 2048
-
-
 def _classes(labels: Tensor | None, features: Tensor) -> Tensor:
     """Class ids `[N]`; without labels every image of all processes is its own class."""
     images, device = len(features), features.device
@@ -283,3 +146,150 @@ def _check_settings(
             raise InvalidInput(f"{name} is {value}; expected a positive number.")
     if not 0 <= beta < float("inf"):
         raise InvalidInput(f"hard_negative_beta is {beta}; expected a number of at least 0.")
+
+
+@dataclass(frozen=True)
+class LabelContrastiveSettings:
+    """Settings of the objective; defaults of the authors' code but for the base temperature (there 0.07).
+
+    Attributes:
+        temperature, base_temperature, variant, anchors, singletons, hard_negative_beta: of the loss.
+        projection: width of the vectors that are contrasted; 0 contrasts the backbone's own.
+        chunk: images in one graph at most (exact gradient caching); 0 keeps the graph of all.
+    """
+
+    temperature: float = 0.1
+    base_temperature: float | None = None
+    variant: Literal["out", "in"] = "out"
+    anchors: Literal["all", "first"] = "all"
+    singletons: Literal["skip", "zero"] = "skip"
+    hard_negative_beta: float = 0.0
+    projection: int = 128
+    chunk: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("projection", "chunk"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        probe = torch.zeros(1, 1, 1)
+        _check_settings(probe, self.temperature, self.base_temperature, self.hard_negative_beta)
+
+    def loss(self, vectors: Tensor, labels: Tensor | None) -> Tensor:
+        """Of vectors `[N, V, D]`, normalised inside."""
+        return label_contrastive_loss(
+            vectors,
+            labels,
+            temperature=self.temperature,
+            base_temperature=self.base_temperature,
+            variant=self.variant,
+            anchors=self.anchors,
+            singletons=self.singletons,
+            hard_negative_beta=self.hard_negative_beta,
+            normalize=True,
+        )
+
+    def projector(self, width: int) -> nn.Module:
+        """Linear, ReLU, linear, as the authors' code has it (D -> D -> 128), or nothing."""
+        if not self.projection:
+            return nn.Identity()
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
+
+
+class LabelContrastive(Objective):
+    """Stage 1 of LaCViT: the whole encoder and a projector, on any number of views of class-balanced batches.
+
+    Args:
+        backbone: is trained; `trained_backbone` decides which parts of it.
+        settings: of loss and projector.
+    """
+
+    sampling: Sampling = "balanced"
+
+    def __init__(
+        self, backbone: Backbone, settings: LabelContrastiveSettings = LabelContrastiveSettings()
+    ) -> None:
+        super().__init__()
+        self.encoder, self.settings = backbone, settings
+        self.projector = settings.projector(backbone.vector_dim)
+        self._seen: dict[str, Tensor] = {}
+
+    def backbone(self) -> Backbone:
+        """The trained encoder; the projector is dropped."""
+        return self.encoder
+
+    def projected(self, images: Tensor) -> Tensor:
+        """What is contrasted, `[B, projection]`, of images `[B, 3, H, W]`."""
+        return self.projector(self.encoder(images))
+
+    def forward(self, batch: Batch) -> Terms:
+        """`label_contrastive` of all views of the batch."""
+        return Terms({"label_contrastive": self._loss(self.projected(self._images(batch)), batch)})
+
+    def backward(self, batch: Batch, scale: float = 1.0) -> Terms:
+        """Exact gradients with at most `chunk` images in one graph."""
+        if not self.settings.chunk:
+            return super().backward(batch, scale)
+        loss = cached_backward(
+            self.projected,
+            lambda vectors: self._loss(vectors, batch),
+            self._images(batch),
+            chunk=self.settings.chunk,
+            scale=scale,
+        )
+        return Terms({"label_contrastive": loss})
+
+    def _images(self, batch: Batch) -> Tensor:
+        if batch.labels is None or not batch.images or not len(batch.images[0]):
+            raise InvalidInput(
+                "the label-aware contrastive loss needs labels and at least one view of a photo."
+            )
+        return torch.cat(batch.images)  # view-major, [V N, 3, H, W]
+
+    def _loss(self, vectors: Tensor, batch: Batch) -> Tensor:
+        views = vectors.unflatten(0, (len(batch.images), -1)).transpose(0, 1)  # [N, V, D]
+        assert batch.labels is not None
+        loss = self.settings.loss(views, batch.labels)
+        self._seen = {"loss": loss.detach(), **self._lines(batch.labels, views.shape[1])}
+        self._seen["features"] = vectors.detach()
+        return loss
+
+    @torch.no_grad()
+    def _lines(self, labels: Tensor, views: int) -> dict[str, Tensor]:
+        """What the loss of this batch is with equal features, and without any error, over all processes."""
+        sizes = torch.unique(gather(labels), return_counts=True)[1] * views  # [C]
+        count = int(sizes.sum())
+        base = self.settings.base_temperature
+        factor = 1.0 if base is None else self.settings.temperature / base
+        paired = sizes[sizes > 1].double()
+        floor = (paired * (paired - 1).log()).sum() / paired.sum().clamp(min=1)
+        return {
+            "collapsed_loss": torch.tensor(factor * math.log(max(1, count - 1))),
+            "floor": factor * floor.float(),
+            "paired": paired.sum().float() / count,
+        }
+
+    def watched(self) -> dict[str, Tensor]:
+        """`loss` beside `collapsed_loss` (all features equal: log(M - 1)) and `floor` (classes on points far apart).
+
+        `features` are the projected vectors, `paired` the share of vectors with a positive.
+        """
+        return self._seen
+
+    def alarm(self) -> str | None:
+        """What is wrong with the last batch, in words; None where nothing is."""
+        if not self._seen:
+            return None
+        if not float(self._seen["paired"]):
+            return (
+                "no photo of the batch has a positive, so nothing is learnt: give a second view, or batches with two "
+                "photos of a class."
+            )
+        vectors = F.normalize(self._seen["features"].float(), dim=1)
+        cosine = float(vectors.mean(0).square().sum())  # mean over all pairs, each with itself included
+        loss, line = float(self._seen["loss"]), float(self._seen["collapsed_loss"])
+        if cosine > ALL_EQUAL and len(vectors) > 1:
+            return (
+                f"the features are all equal (mean cosine {cosine:.4f}): the loss {loss:.3f} stands at log(2B - 1) = "
+                f"{line:.3f}. Lower the learning rate, lengthen the warm-up, or train fewer layers."
+            )
+        return None

@@ -12,7 +12,7 @@ from fewsight.predictions import Prediction
 from fewsight.report.doubt import doubt
 from fewsight.report.tables import correct
 
-__all__ = ["RiskCoverage", "RiskTally", "class_colour", "curve_path", "risk_coverage"]
+__all__ = ["Line", "Plot", "RiskCoverage", "RiskTally", "class_colour", "curve_path", "risk_coverage"]
 
 # ten colours that differ in lightness too, and stand out on white and on near-black
 _COLOURS = (
@@ -41,6 +41,27 @@ def class_colour(index: int, count: int) -> str:
         return _COLOURS[index]
     lightness = (50, 62, 42)[index % 3] if count > 20 else 50
     return f"hsl({(index * _GOLDEN_ANGLE) % 360:.0f}, 52%, {50 if index < 3 else lightness}%)"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of a drawing: its name, colour, SVG path, and whether it is dashed."""
+
+    name: str
+    colour: str
+    path: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing 480 wide and 200 high: caption, label of x, curves, ticks at shares of the axes with words."""
+
+    caption: str
+    label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,18 @@ __all__ = ["as_values", "packaged_recipes", "read_recipe", "with_overrides"]
 Recipe = TypeVar("Recipe")
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with fewsight: name -> file."""
+def packaged_recipes(verb: str | None = None) -> dict[str, Path]:
+    """The recipes that come with fewsight, or those of one verb: name -> file.
+
+    A recipe names its verb in the line `verb: adapt`; without one it is `metatrain`'s.
+    """
     folder = Path(str(resources.files("fewsight"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {
+        name: path
+        for name, path in found.items()
+        if verb is None or _parsed(path).get("verb", "metatrain") == verb
+    }
 
 
 def read_recipe(kind: type[Recipe], name: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -32,7 +40,7 @@ def read_recipe(kind: type[Recipe], name: str | Path | None, overrides: Sequence
     Raises:
         InvalidInput: there is no such recipe, the YAML is damaged, a key is unknown, or a value is wrong.
     """
-    values = {} if name is None else _load(name)
+    values = {} if name is None else _load(name, kind.__name__.removesuffix("Recipe").lower())
     return _checked(kind, with_overrides(values, overrides), str(name or "--set"))
 
 
@@ -70,13 +78,22 @@ def as_values(recipe: Any) -> dict[str, Any]:
     return values
 
 
-def _load(name: str | Path) -> dict[str, Any]:
+def _load(name: str | Path, verb: str) -> dict[str, Any]:
     packaged = packaged_recipes()
     path = packaged.get(str(name), Path(name))
     if not path.is_file():
         raise InvalidInput(
-            f"recipe {str(name)!r} is neither a file nor a packaged recipe. {closest(str(name), list(packaged))}"
+            f"recipe {str(name)!r} is neither a file nor a packaged recipe. "
+            f"{closest(str(name), list(packaged_recipes(verb)))}"
         )
+    values = _parsed(path)
+    other = values.pop("verb", verb)
+    if other != verb:
+        raise InvalidInput(f"{path} is a recipe of `fewsight {other}`, not of `fewsight {verb}`.")
+    return values
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from fewsight.data.formats.coco import is_coco, read_coco
 from fewsight.data.formats.json_file import load_json
 from fewsight.data.formats.label_studio import is_label_studio, read_label_studio
 from fewsight.data.formats.megadetector import is_megadetector, read_megadetector
+from fewsight.data.formats.official import find_official
 from fewsight.data.formats.parquet import read_parquet
 from fewsight.data.formats.voc import is_voc, read_voc
 from fewsight.data.formats.yolo import is_yolo, read_yolo
@@ -20,7 +21,13 @@ ANNOTATION_SUFFIXES = frozenset([".json", ".parquet"])
 
 
 def find_annotations(folder: Path) -> tuple[LabelFile, tuple[Path, ...]] | None:
-    """The labels of a folder laid out as COCO, VOC or YOLO, and where its images may lie; None for any other."""
+    """The labels of a folder laid out as COCO, VOC, YOLO, CUB, Flowers or Pets, and where its images may lie.
+
+    None for any other.
+    """
+    official = find_official(folder)
+    if official is not None:
+        return official, (folder,)
     if is_voc(folder):
         return read_voc(folder), (folder,)
     if is_yolo(folder):

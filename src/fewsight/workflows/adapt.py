@@ -1,0 +1,335 @@
+"""`fewsight adapt`: labelled photos make a better backbone, if they do.
+
+Stage 1 trains the backbone, stage 2 a head on its frozen features. Photos that neither was trained on, nor chose the
+step to keep, judge it; the adapted backbone is kept where it is shown to be better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import torch
+from torch import Tensor
+
+from fewsight.backbones.backbone import Backbone
+from fewsight.backbones.loading import load_backbone
+from fewsight.data.store import PixelStore
+from fewsight.errors import InvalidInput
+from fewsight.files import run_folder, write_json
+from fewsight.objectives.label_contrastive import LabelContrastive
+from fewsight.progress import quieted, say
+from fewsight.protocols.verdict import Verdict, compare_answers, judge_features
+from fewsight.workflows.adapt_data import LabelledData, read_labelled_data, usable_labels
+from fewsight.workflows.adapt_model import (
+    MOST_SUPPORT,
+    name_adapted,
+    spread_rows,
+    write_backbone,
+    write_classifier,
+)
+from fewsight.workflows.adapt_plan import PhotoPlan, plan_photos
+from fewsight.workflows.adapt_recipe import AdaptRecipe
+from fewsight.workflows.adapt_stage2 import head_answers, train_linear
+from fewsight.workflows.adapt_training import (
+    Adapted,
+    AdaptTask,
+    adapt_backbone,
+    encode_rows,
+    training_settings,
+)
+from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.workflows.run_record import RunRecord, record_run
+
+__all__ = ["AdaptRun", "adapt", "adapt_recipe"]
+
+Keep = Literal["judged", "adapted"]
+
+
+@dataclass(frozen=True)
+class AdaptRun:
+    """What a run of `adapt` gave.
+
+    Attributes:
+        folder: with `model/`, `report.html`, `verdict.json`, `metrics.jsonl` and `run.yaml`.
+        adapted: what came of stage 1.
+        verdict: prototypes before and after, on photos that the training did not see; None if interrupted.
+        head_verdict: the same with the head of stage 2.
+        kept: `adapted` or `old`: which backbone is in `model/`.
+        photos: how many were trained on, chose the step, and were judged.
+        remarks: sentences that a person should read.
+    """
+
+    folder: Path
+    adapted: Adapted
+    verdict: Verdict | None
+    head_verdict: Verdict | None
+    kept: Literal["adapted", "old"]
+    photos: tuple[int, int, int]
+    remarks: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json` and `verdict.json`."""
+        result = self.adapted.result
+        return {
+            "folder": str(self.folder),
+            "finished": self.adapted.finished,
+            "steps": 0 if result is None else result.steps,
+            "kept_step": self.adapted.step,
+            "photos": dict(zip(("trained_on", "stopping", "judged"), self.photos, strict=True)),
+            "verdict": None if self.verdict is None else self.verdict.as_values(),
+            "stage2": None if self.head_verdict is None else self.head_verdict.as_values(),
+            "kept": self.kept if self.adapted.finished else None,
+            "remarks": list(self.remarks),
+        }
+
+    def sentences(self) -> Iterator[str]:
+        """The result in words."""
+        yield from self.remarks
+        if self.verdict is None or self.adapted.result is None:
+            steps = 0 if self.adapted.result is None else self.adapted.result.steps
+            yield f"Interrupted at step {steps}. Go on with the same command and --resume."
+            return
+        yield (
+            f"Trained for {self.adapted.result.steps} steps on {self.photos[0]} photos"
+            + (f", kept step {self.adapted.step}." if self.adapted.stopping is not None else ".")
+        )
+        yield self.verdict.sentence
+        if self.head_verdict is not None and self.head_verdict.outcome != "not judged":
+            yield f"With the head of stage 2: {_lower(self.head_verdict.sentence)}"
+        yield self.kept_sentence()
+        yield f"Use it: fewsight predict SUPPORT PILE --backbone {self.folder / 'model'} --out RUN"
+        yield f"Report: {self.folder / 'report.html'}"
+
+    def kept_sentence(self) -> str:
+        """Which backbone lies where."""
+        model, other = self.folder / "model", self.folder / "adapted"
+        if self.kept == "adapted":
+            assert self.verdict is not None
+            doubt = "" if self.verdict.improved else ", as asked, though it was not shown to be better"
+            return f"{model} holds the adapted backbone{doubt}."
+        return (
+            f"{model} holds the old backbone; the adapted one is in {other}, should you want it all the same."
+        )
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def adapt_recipe(
+    preset: str, recipe: str | Path | None, overrides: Sequence[str], method: str | None
+) -> AdaptRecipe:
+    """The recipe of a preset or file, with overrides."""
+    chosen = read_recipe(AdaptRecipe, recipe if recipe is not None else f"adapt_{preset}", overrides)
+    return chosen if method is None else replace(chosen, method=method)
+
+
+def adapt(
+    data: str | Path,
+    out: str | Path,
+    *,
+    preset: Literal["lowshot", "published"] = "lowshot",
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+    backbone: str = "auto",
+    image_size: int | None = None,
+    keep: Keep = "judged",
+    group_by: str | None = None,
+    class_level: Literal["top", "leaf"] = "top",
+    skip_empty: bool = False,
+    strict: bool = False,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> AdaptRun:
+    """Adapt a backbone to labelled photos, and judge it on photos that the training did not see.
+
+    Args:
+        data: class folders or a CSV; splits `train`, `val` and `test` are kept to. One photo a class will do.
+        out: the run's folder; `model/` in it is what `--backbone` takes.
+        preset: `lowshot`, or `published`: what the authors' code does, without its errors.
+        recipe: a packaged recipe or a YAML file in place of the preset.
+        overrides: "key=value" settings of the recipe.
+        method: of `METHODS`, in place of the recipe's.
+        backbone, image_size, device: as in `load_backbone`.
+        keep: `judged`: `model/` holds the adapted backbone where it was shown to be better, else the old one;
+            `adapted`: the adapted one in any case.
+        group_by: photos of a group never stand on both sides.
+        strict: stop at the first photo that cannot be read.
+
+    Raises:
+        InvalidInput: fewer than two classes, no labels, or a wrong setting.
+        CollapsedRun: the features became equal.
+        FewsightError: anything else that a person can mend; the message says what.
+    """
+    chosen = adapt_recipe(preset, recipe, overrides, method)
+    if chosen.of_method.objective is None:
+        raise InvalidInput(f"method {chosen.method} trains nothing; use it with --compare.")
+    read = read_labelled_data(Path(data), class_level=class_level, skip_empty=skip_empty, group_by=group_by)
+    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+        old = load_backbone(backbone, image_size=image_size, device=device)
+        settings = {
+            **as_values(chosen),
+            "backbone": old.name,
+            "image_size": list(old.image_size),
+            "keep": keep,
+            "group_by": group_by,
+            "class_level": class_level,
+            "seed": seed,
+        }
+        record_run(folder, RunRecord("adapt", settings, {"data": read.fingerprint}), resume=resume)
+        say(read.description)
+        store = read.stored(old.transform, folder / "store", workers=workers)
+        again = load_backbone(backbone, image_size=image_size, device=device)
+        return _Run(read, store, old, again, chosen, folder, keep, seed, strict).run()
+
+
+@dataclass
+class _Run:
+    """One run, step by step."""
+
+    data: LabelledData
+    store: PixelStore
+    old: Backbone
+    trained: Backbone
+    recipe: AdaptRecipe
+    folder: Path
+    keep: Keep
+    seed: int
+    strict: bool
+
+    def run(self) -> AdaptRun:
+        labels, remarks = usable_labels(self.data, self.store, strict=self.strict)
+        plan = plan_photos(
+            self.data.collection,
+            labels,
+            judged_share=self.recipe.judged_share,
+            stop_share=self.recipe.stop_share if self.recipe.stop_every else 0.0,
+            groups=self.data.groups,
+            seed=self.seed,
+        )
+        remarks = (*self.data.warnings, *remarks, *plan.remarks, *self._advice(plan))
+        for remark in remarks:
+            say(remark)
+        task = AdaptTask(self.store, labels, plan.train, plan.stop, plan.judged)
+        adapted = adapt_backbone(self.trained, task, self.recipe, self.folder, seed=self.seed)
+        photos = (len(plan.train), len(plan.stop), len(plan.judged))
+        if not adapted.finished:
+            return AdaptRun(self.folder, adapted, None, None, "old", photos, remarks)
+        return self._judge(task, adapted, photos, (*remarks, *_alarms(adapted)))
+
+    def _advice(self, plan: PhotoPlan) -> Iterator[str]:
+        settings = training_settings(self.recipe, len(plan.train))
+        rate = settings.learning_rate * settings.backbone_rate
+        if rate > 1e-3 and self.recipe.of_method.tuning == "full" and settings.optimiser.startswith("adam"):
+            yield (
+                f"The backbone's learning rate {rate:g} is high for {settings.optimiser}: above 0.001 vision "
+                "transformers often collapse to one class."
+            )
+
+    def _judge(
+        self, task: AdaptTask, adapted: Adapted, photos: tuple[int, int, int], remarks: tuple[str, ...]
+    ) -> AdaptRun:
+        rows = numpy.concatenate([task.train, task.judged])
+        before, after = (encode_rows(model, self.store, rows) for model in (self.old, adapted.backbone))
+        learnt = torch.arange(len(rows)) < len(task.train)
+        groups = None if self.data.groups is None else [self.data.groups[row] for row in rows.tolist()]
+        names = ("the old backbone", "the adapted one")
+        targets = torch.from_numpy(task.labels[rows])
+        verdict = judge_features(before, after, targets, learnt=learnt, groups=groups, names=names)
+        linear = None
+        if self.recipe.stage2.head == "linear":
+            linear = train_linear(adapted.backbone, task, self.recipe, self.folder / "stage2", seed=self.seed)
+            if not linear.finished:
+                unfinished = replace(adapted, result=linear.result)
+                return AdaptRun(self.folder, unfinished, None, None, "old", photos, remarks)
+        head_verdict = self._head_verdict(task, before, after, linear)
+        kept: Literal["adapted", "old"] = "adapted" if verdict.improved or self.keep == "adapted" else "old"
+        run = AdaptRun(self.folder, adapted, verdict, head_verdict, kept, photos, remarks)
+        self._write(run, task, before[: len(task.train)], after[: len(task.train)], linear)
+        return run
+
+    def _head_verdict(
+        self, task: AdaptTask, before: Tensor, after: Tensor, linear: Adapted | None
+    ) -> Verdict | None:
+        """Right answers of a probe on the old features against those of stage 2."""
+        if not len(task.judged):
+            return None
+        head = "logistic" if self.recipe.stage2.head == "linear" else self.recipe.stage2.head
+        truth, count = task.labels[task.judged], len(task.train)
+        answers = [
+            head_answers(head, features[:count], task.labels[task.train], features[count:])
+            for features in (before, after)
+        ]
+        if linear is not None:
+            scores = linear.classification.logits(after[count:])
+            answers[1] = numpy.unique(task.labels[task.train])[scores.argmax(1).numpy()]
+        right = [(found == truth).astype(float) for found in answers]
+        groups = None
+        if self.data.groups is not None:
+            groups = [self.data.groups[row] for row in task.judged.tolist()]
+        names = ("the old backbone", "the adapted one")
+        return compare_answers(right[0], right[1], groups=groups, names=names)
+
+    def _write(
+        self, run: AdaptRun, task: AdaptTask, before: Tensor, after: Tensor, linear: Adapted | None
+    ) -> None:
+        from fewsight.workflows.adapt_report import report_adapt
+
+        assert run.verdict is not None
+        provenance = {
+            "data": self.data.name,
+            "data_fingerprint": self.data.fingerprint,
+            "from": self.old.name,
+            "method": self.recipe.method,
+            "step": run.adapted.step,
+            "trained_on": len(task.train),
+            "verdict": run.verdict.as_values(),
+        }
+        licence = self.old.licence
+        adapted = name_adapted(run.adapted.backbone, self.data.name)
+        chosen, vectors = (adapted, after) if run.kept == "adapted" else (self.old, before)
+        classes = [self.data.collection.classes[k] for k in numpy.unique(task.labels[task.train])]
+        if linear is not None and run.kept == "adapted":
+            tensors = linear.classification.head.state_dict()
+            write_backbone(self.folder / "model", chosen, provenance, classes=classes, head=tensors)
+        else:
+            self._write_classifier(chosen, vectors, task, provenance)
+        if run.kept == "old":
+            write_backbone(self.folder / "adapted", adapted, provenance, classes=classes)
+        write_json(self.folder / "verdict.json", run.summary())
+        report_adapt(run, self.recipe, self.data, self.old.name, licence)
+
+    def _write_classifier(
+        self, backbone: Backbone, vectors: Tensor, task: AdaptTask, provenance: dict[str, Any]
+    ) -> None:
+        places = spread_rows(task.train, task.labels[task.train], MOST_SUPPORT, self.seed)
+        rows, collection = task.train[places].tolist(), self.data.collection
+        head = "logistic" if self.recipe.stage2.head == "linear" else self.recipe.stage2.head
+        write_classifier(
+            self.folder / "model",
+            backbone,
+            head,
+            vectors[torch.from_numpy(places)],
+            [collection.classes[task.labels[row]] for row in rows],
+            [collection.file(row) for row in rows],
+            None if self.data.groups is None else [self.data.groups[row] for row in rows],
+            provenance,
+            seed=self.seed,
+        )
+
+
+def _alarms(adapted: Adapted) -> Iterator[str]:
+    words = adapted.objective.alarm() if isinstance(adapted.objective, LabelContrastive) else None
+    if words is not None:
+        yield f"At the end of the training {words}"
+    if adapted.stopping is not None and adapted.step == 0:
+        yield "On the photos that choose the step no step of the training was better than the old weights."
