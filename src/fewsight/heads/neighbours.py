@@ -24,7 +24,7 @@ from fewsight.heads.head import Support
 from fewsight.heads.vectors import VectorHead, check_labels, real, unit
 from fewsight.shapes import check_shapes
 
-__all__ = ["Neighbours", "knn_probabilities"]
+__all__ = ["Neighbours", "knn_probabilities", "neighbour_votes"]
 
 CHUNK = 2**24  # similarities held at once
 
@@ -68,13 +68,16 @@ def knn_probabilities(
     queries = real(queries, "queries").to(train_features.dtype)
     rows = max(1, CHUNK // len(train_features))
     parts = [
-        _votes(part @ train_features.T, train_labels, k, temperature, num_classes)
+        neighbour_votes(part @ train_features.T, train_labels, k, temperature, num_classes)
         for part in torch.split(queries, rows)
     ]
     return torch.cat(parts) if parts else queries.new_zeros(0, num_classes)
 
 
-def _votes(similarity: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
+def neighbour_votes(
+    similarity: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int
+) -> Tensor:
+    """Shares of the votes `[Q, C]` of the k most similar of N training rows, for similarities `[Q, N]`."""
     nearest, index = similarity.topk(min(k, similarity.shape[1]), dim=1)
     weights = torch.softmax(nearest / temperature, dim=1)
     votes = similarity.new_zeros(len(similarity), num_classes)
