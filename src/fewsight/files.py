@@ -57,6 +57,8 @@ RUN_FILES = (
     "comparison.json",
     "comparison.md",
     "cells",
+    "*nan_capture.pt",
+    "tensorboard",
 )
 
 _SENTENCES = {

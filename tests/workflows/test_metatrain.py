@@ -85,6 +85,56 @@ def test_resume_names_what_changed(photos: Path, tmp_path: Path) -> None:
         metatrain(photos, tmp_path / "run", overrides=SMALL, resume=True, quiet=True)
 
 
+def same_model(one: Path, other: Path) -> bool:
+    first, second = (load_backbone(str(run / "model")).state_dict() for run in (one, other))
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_run_yaml_repeats_the_run(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metatrain(photos, tmp_path / "first", overrides=SMALL, seed=3, quiet=True)
+    metatrain(photos, tmp_path / "again", recipe=tmp_path / "first" / "run.yaml")
+    assert same_model(tmp_path / "first", tmp_path / "again")
+    assert "other photos" not in capsys.readouterr().err
+    (photos / "dots" / "0.png").unlink()
+    metatrain(photos, tmp_path / "less", recipe=tmp_path / "first" / "run.yaml")
+    assert "holds other photos than the run" in capsys.readouterr().err
+    record = (tmp_path / "first" / "run.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(record.replace("verb: metatrain", "verb: embed"))
+    with pytest.raises(InvalidInput, match="`fewsight embed`"):
+        metatrain(photos, tmp_path / "wrong", recipe=tmp_path / "other.yaml", quiet=True)
+
+
+def test_resume_takes_other_housekeeping_and_workers(photos: Path, tmp_path: Path) -> None:
+    metatrain(photos, tmp_path / "whole", overrides=SMALL, quiet=True)
+    metatrain(photos, tmp_path / "parts", overrides=SMALL, workers=1, quiet=True)
+    for checkpoint in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:
+        checkpoint.unlink()
+    other = (*SMALL, "training.prefetch=3", "training.log_every=1", "training.keep=5")
+    metatrain(photos, tmp_path / "parts", overrides=other, workers=2, resume=True, quiet=True)
+    assert same_model(tmp_path / "whole", tmp_path / "parts")
+    changed = (*SMALL, "training.learning_rate=0.02")
+    with pytest.raises(InvalidInput, match=r"--training.learning-rate was 0.01, now 0.02\."):
+        metatrain(photos, tmp_path / "parts", overrides=changed, resume=True, quiet=True)
+
+
+def test_force_forgets_the_best_of_the_earlier_run(photos: Path, tmp_path: Path) -> None:
+    metatrain(photos, tmp_path / "fresh", overrides=SMALL, seed=1, quiet=True)
+    metatrain(photos, tmp_path / "forced", overrides=SMALL, quiet=True)
+    metatrain(photos, tmp_path / "forced", overrides=SMALL, seed=1, force=True, quiet=True)
+    assert same_model(tmp_path / "fresh", tmp_path / "forced")
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_same(photos: Path, tmp_path: Path) -> None:
+    metatrain(photos, tmp_path / "one", overrides=SMALL, quiet=True)
+    run = metatrain(photos, tmp_path / "two", overrides=SMALL, devices=2, quiet=True)
+    assert run.result.finished
+    one, two = (load_backbone(str(tmp_path / name / "model")).state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        # float32: sums over queries in another order, 12 steps
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_input_that_cannot_work_is_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="5-way"):
         metatrain(photos, tmp_path / "a", quiet=True)

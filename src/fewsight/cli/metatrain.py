@@ -28,7 +28,12 @@ def metatrain(
         str | None, typer.Option("--backbone", help="In place of the recipe's backbone.")
     ] = None,
     workers: shared.Workers = None,
-    seed: shared.Seed = 0,
+    device: shared.Device = "auto",
+    devices: shared.Devices = 1,
+    tensorboard: shared.Tensorboard = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Everything random is a function of it; 0 by default.")
+    ] = None,
     resume: shared.Resume = False,
     force: shared.Force = False,
     quiet: shared.Quiet = False,
@@ -39,18 +44,24 @@ def metatrain(
     Example: fewsight metatrain OMNIGLOT --recipe omniglot_prototypes --out run
     """
     from fewsight.workflows.metatrain import metatrain as run
+    from fewsight.workflows.training_run import is_first_process
 
     result = run(
         data,
         out,
         recipe=recipe,
-        overrides=tuple(override or ()),
+        overrides=(*(override or ()), *(["training.tensorboard=true"] if tensorboard else [])),
         head=head,
         backbone=backbone,
         workers=workers,
+        device=device,
+        devices=devices,
         seed=seed,
         resume=resume,
         force=force,
         quiet=quiet or json,
     )
-    finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    if is_first_process():
+        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    if not result.result.finished:
+        raise typer.Exit(130)

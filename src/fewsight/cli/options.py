@@ -12,6 +12,7 @@ __all__ = [
     "BatchSize",
     "ClassLevel",
     "Device",
+    "Devices",
     "Force",
     "GroupBy",
     "HeadName",
@@ -26,6 +27,7 @@ __all__ = [
     "Seed",
     "SkipEmpty",
     "Strict",
+    "Tensorboard",
     "Workers",
 ]
 
@@ -49,6 +51,12 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes or threads that read photos.")
 ]
 Device = Annotated[str, typer.Option("--device", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
+Devices = Annotated[
+    int, typer.Option("--devices", min=1, help="Processes on this machine that train together; GPUs, if any.")
+]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too, into --out.")
+]
 Precision = Annotated[str, typer.Option("--precision", help="`auto`, `fp32`, `fp16` or `bf16`.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A packaged recipe, or a YAML file.")]
 Override = Annotated[

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fewsight.training.sharding import whole
+from fewsight.distributed import all_reduce_sum
+from fewsight.training.sharding import is_sharded, local
 
 __all__ = ["clip_gradients", "gradient_norm"]
 
@@ -49,7 +50,13 @@ def clip_gradients(
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of each, float32 [P]; collective where gradients are sharded."""
+    """Euclidean norm of each, float32 [P]; a collective call where gradients are sharded."""
     if not gradients:
         return torch.zeros(0)
-    return torch.stack([whole(norm).float() for norm in torch._foreach_norm(gradients)])
+    squares = torch.stack(
+        [norm.float() for norm in torch._foreach_norm([local(g) for g in gradients])]
+    ).square()
+    parts = torch.tensor([is_sharded(gradient) for gradient in gradients], device=squares.device)
+    if parts.any():  # each process has seen a part of these
+        squares[parts] = all_reduce_sum(squares[parts])
+    return squares.sqrt()

@@ -11,6 +11,7 @@ Was run on processors alone, on one process and on two.
 from __future__ import annotations
 
 import atexit
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from fewsight.errors import InvalidInput
 from fewsight.objectives.objective import Objective
 from fewsight.training.blocks import compute_blocks
 
-__all__ = ["full_state", "is_sharded", "like", "load_full", "shard", "whole"]
+__all__ = ["full_state", "is_sharded", "like", "load_full", "local", "shard", "whole"]
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -33,6 +34,11 @@ def is_sharded(tensor: Any) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every process; a collective call where it is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; all of one that is not sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
@@ -84,6 +90,8 @@ def shard(objective: Objective) -> None:
         fully_shard(block, mesh=mesh, reshard_after_forward=block is not blocks[-1])
     fully_shard(backbone, mesh=mesh)
     register_fsdp_forward_method(backbone, "features")
+    # tokens are views of the last norm's output; nothing of ours changes features in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 def _join_alone() -> None:

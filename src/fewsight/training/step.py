@@ -22,7 +22,7 @@ from fewsight.training.run_state import RunState
 from fewsight.training.settings import TrainingSettings
 from fewsight.training.sharding import is_sharded
 
-__all__ = ["Clock", "optimiser_step"]
+__all__ = ["Clock", "on_device", "optimiser_step"]
 
 
 class Clock:
@@ -65,7 +65,7 @@ def optimiser_step(
     _freeze_backbone(state.optimiser, step, settings)
     sums: dict[str, Tensor] = {}
     for _ in range(settings.accumulation):
-        batch = _on_device(next(batches), objective)
+        batch = on_device(next(batches), objective)
         random_state = torch.get_rng_state()
         with clock.compute(), _autocast(settings, objective):
             terms = objective.backward(batch, 1 / settings.accumulation)
@@ -98,7 +98,7 @@ def _freeze_backbone(optimiser: torch.optim.Optimizer, step: int, settings: Trai
                 parameter.requires_grad_(step >= settings.backbone_frozen_steps)
 
 
-def _on_device(batch: Batch, objective: Objective) -> Batch:
+def on_device(batch: Batch, objective: Objective) -> Batch:
     """The batch where the parameters are."""
     device = next(objective.parameters()).device
     if device.type == "cpu":

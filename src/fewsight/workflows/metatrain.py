@@ -11,6 +11,7 @@ import torch
 from numpy import int64
 from numpy.typing import NDArray
 
+from fewsight import distributed
 from fewsight.backbones.architectures import untrained_backbone
 from fewsight.backbones.description import describe
 from fewsight.backbones.loading import load_backbone
@@ -21,24 +22,27 @@ from fewsight.data.fingerprint import fingerprint
 from fewsight.data.fixed_episodes import FixedEpisodes
 from fewsight.data.layouts import read_layout
 from fewsight.data.store import PixelStore
-from fewsight.data.stored_photos import store_photos
+from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval, mean_interval
-from fewsight.files import run_folder
 from fewsight.heads.vectors import VectorHead
+from fewsight.launch import launch
 from fewsight.model import SavedModel, write_model
 from fewsight.names import resolve
 from fewsight.objectives.episodic import Episodic
 from fewsight.objectives.objective import Objective
 from fewsight.objectives.simclr_episodes import SimclrEpisodes
-from fewsight.progress import quieted
+from fewsight.progress import say
 from fewsight.seeding import stream_seed
 from fewsight.training.best import BestWeights
 from fewsight.training.episode_source import EpisodeSource, rotated_classes
 from fewsight.training.loop import TrainingResult, train
-from fewsight.training.settings import TrainingSettings
-from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.training.settings import HOUSEKEEPING, TrainingSettings
+from fewsight.training.sharding import full_state
+from fewsight.training.step import on_device
+from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
+from fewsight.workflows.training_run import stored_once, training_run
 
 __all__ = [
     "EpisodeSettings",
@@ -171,7 +175,7 @@ def episode_accuracy(objective: Objective, source: EpisodeSource, count: int) ->
     objective.eval()
     values = []
     for number in range(count):
-        objective(source(number))
+        objective(on_device(source(number), objective))
         values.append(float(objective.watched()["accuracy"]))
     objective.train()
     return mean_interval(values)
@@ -235,7 +239,9 @@ def metatrain(
     head: str | None = None,
     backbone: str | None = None,
     workers: int | None = None,
-    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    seed: int | None = None,
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -245,24 +251,35 @@ def metatrain(
     Args:
         data: class folders or a CSV.
         out: the run's folder; `model/` in it is what `--backbone` takes.
-        recipe: a packaged recipe or a YAML file; None = defaults.
+        recipe: a packaged recipe, a YAML file, or the `run.yaml` of a run to repeat; None = defaults.
         overrides: "key=value" settings of the recipe.
         head, backbone: in place of the recipe's.
+        device: where the training runs.
+        devices: processes on this machine that train together.
+        seed: None takes that of a run to repeat, else 0.
 
     Raises:
         FewsightError: the data does not allow the episodes, the recipe is wrong, or the run collapsed.
     """
+    if devices != 1:
+        given = {**locals(), "devices": 1}
+        made: MetatrainRun = launch(metatrain, given, devices)
+        return made
     chosen = read_recipe(MetatrainRecipe, recipe, overrides)
     chosen = replace(chosen, head=head or chosen.head, backbone=backbone or chosen.backbone)
-    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+    options, earlier_data = recorded_options(MetatrainRecipe, recipe)
+    seed = int(options.get("seed", 0)) if seed is None else seed
+    with training_run(out, resume=resume, force=force, quiet=quiet) as folder:
         collection = read_layout(data, class_level=chosen.class_level).collection
-        record = RunRecord(
-            "metatrain", {**as_values(chosen), "seed": seed}, {"data": fingerprint(collection)}
-        )
-        record_run(folder, record, resume=resume)
+        photos = fingerprint(collection)
+        if earlier_data.get("data", photos) != photos:
+            say(f"{data} holds other photos than the run in {recipe} had: its figures will differ.")
+        record = RunRecord("metatrain", {**as_values(chosen), "seed": seed}, {"data": photos})
+        if distributed.is_main():
+            record_run(folder, record, resume=resume, free=HOUSEKEEPING)
         torch.manual_seed(stream_seed(seed, "weights") >> 1)
-        objective = _objective(chosen, seed)
-        store = store_photos(collection, objective.encoder.transform, folder / "store", workers=workers)
+        objective = _objective(chosen, seed).to(resolve_device(device))
+        store = stored_once(collection, objective.encoder.transform, folder / "store", workers=workers)
         result = train_episodes(objective, collection, store, chosen, folder, seed)
         if not result.finished:
             return MetatrainRun(folder, result, None, -1)
@@ -297,10 +314,11 @@ def _objective(recipe: MetatrainRecipe, seed: int) -> Episodic:
 def _save(folder: Path, objective: Episodic, recipe: MetatrainRecipe, best: BestWeights) -> None:
     import fewsight
 
-    tensors = {
-        f"backbone.{name}": value.contiguous() for name, value in objective.encoder.state_dict().items()
-    }
-    tensors |= {f"head.{name}": value for name, value in objective.head.state_dict().items()}
+    backbone, head = (full_state(dict(part.state_dict())) for part in (objective.encoder, objective.head))
+    if not distributed.is_main():
+        return
+    tensors = {f"backbone.{name}": value.cpu().contiguous() for name, value in backbone.items()}
+    tensors |= {f"head.{name}": value.cpu() for name, value in head.items()}
     description = {
         "backbone": describe(objective.encoder),
         "head": {"name": recipe.head, "settings": recipe.head_settings},

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from fewsight.errors import InvalidInput
 from fewsight.names import closest
 
-__all__ = ["as_values", "packaged_recipes", "read_recipe", "with_overrides"]
+__all__ = ["as_values", "packaged_recipes", "read_recipe", "recorded_options", "with_overrides"]
 
 Recipe = TypeVar("Recipe")
 
@@ -34,14 +35,47 @@ def packaged_recipes(verb: str | None = None) -> dict[str, Path]:
     }
 
 
-def read_recipe(kind: type[Recipe], name: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(
+    kind: type[Recipe], name: str | Path | None, overrides: Sequence[str] = (), *, verb: str | None = None
+) -> Recipe:
     """A recipe by the name of a packaged one or by its file, with `--set` overrides; None = all defaults.
+
+    The file may be the `run.yaml` of an earlier run, which it then repeats (`recorded_options` has the rest).
 
     Raises:
         InvalidInput: there is no such recipe, the YAML is damaged, a key is unknown, or a value is wrong.
     """
-    values = {} if name is None else _load(name, kind.__name__.removesuffix("Recipe").lower())
+    values = {} if name is None else _load(name, verb or _verb_of(kind))
+    if _is_record(values):
+        values = {key: value for key, value in values["settings"].items() if key in _fields(kind)}
     return _checked(kind, with_overrides(values, overrides), str(name or "--set"))
+
+
+def recorded_options(
+    kind: type, name: str | Path | None, *, verb: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a `run.yaml` given as a recipe holds besides it: options such as the seed, and fingerprints of the data.
+
+    Raises:
+        InvalidInput: as `read_recipe`.
+    """
+    values = {} if name is None else _load(name, verb or _verb_of(kind))
+    if not _is_record(values):
+        return {}, {}
+    options = {key: value for key, value in values["settings"].items() if key not in _fields(kind)}
+    return options, dict(values.get("data") or {})
+
+
+def _is_record(values: Mapping[str, Any]) -> bool:
+    return {"settings", "versions"} <= set(values)
+
+
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _verb_of(kind: type) -> str:
+    return kind.__name__.removesuffix("Recipe").lower()
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +155,6 @@ def _checked(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recip
 
 def _check_keys(kind: Any, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
     """Every key names a field, down through nested dataclasses."""
-    import dataclasses
     import typing
 
     hints = typing.get_type_hints(kind)

@@ -32,17 +32,28 @@ class RunRecord:
     settings: Mapping[str, Any]
     data: Mapping[str, str] = field(default_factory=dict)
 
-    def differences(self, earlier: RunRecord) -> list[str]:
-        """In words, what an earlier run did otherwise."""
+    def differences(self, earlier: RunRecord, free: frozenset[str] = frozenset()) -> list[str]:
+        """In words, what an earlier run did otherwise; settings whose last name is in `free` may differ."""
         found = [] if self.verb == earlier.verb else [f"the verb was {earlier.verb}, now {self.verb}"]
         for what, new, old in (
-            ("--", self.settings, earlier.settings),
-            ("content of ", self.data, earlier.data),
+            ("--", _flat(self.settings), _flat(earlier.settings)),
+            ("content of ", dict(self.data), dict(earlier.data)),
         ):
             for key in sorted({*new, *old}):
-                if new.get(key) != old.get(key):
+                if new.get(key) != old.get(key) and key.rpartition(".")[2] not in free:
                     found.append(f"{what}{key.replace('_', '-')} was {old.get(key)}, now {new.get(key)}")
         return found
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Groups of settings as `group.setting`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = value
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -63,15 +74,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def record_run(folder: Path, record: RunRecord, *, resume: bool = False) -> None:
-    """Write `run.yaml`, or on resume check that it names the same run.
+def record_run(
+    folder: Path, record: RunRecord, *, resume: bool = False, free: frozenset[str] = frozenset()
+) -> None:
+    """Write `run.yaml`, or on resume check that it names the same run, but for settings in `free`.
 
     Raises:
         InvalidInput: the earlier run had other settings or other data; the message names each difference.
     """
     path = folder / NAME
     if resume and path.exists():
-        differences = record.differences(read_record(folder))
+        differences = record.differences(read_record(folder), free)
         if differences:
             raise InvalidInput(
                 f"{folder} holds another run: {'; '.join(differences)}. Resume with the same settings and data, or "
