@@ -62,6 +62,10 @@ def predict(
     sort_into: Annotated[
         Path | None, typer.Option("--sort-into", help="Link or copy the photos into folders by label.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="Further formats: label-studio, timelapse or parquet; may be repeated."),
+    ] = None,
     image_size: shared.ImageSize = None,
     batch_size: shared.BatchSize = None,
     workers: shared.Workers = None,
@@ -96,6 +100,7 @@ def predict(
         labels=labels,
         truth=truth,
         sort_into=sort_into,
+        also=also or (),
         image_size=image_size,
         batch_size=batch_size,
         workers=workers,

@@ -20,6 +20,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.encode import EncodedBatch, Encoder, encode_photos
 from fewsight.backbones.feature_cache import features_of
 from fewsight.backbones.features import Request
@@ -101,7 +102,7 @@ def embed(
     photos: str | Path,
     out: str | Path,
     *,
-    backbone: str = "auto",
+    backbone: str | Backbone = "auto",
     image_size: int | None = None,
     shard_size: int = SHARD,
     shard: str | None = None,
@@ -120,6 +121,7 @@ def embed(
     Args:
         photos: a folder, a CSV, or one photo; labels are not needed.
         out: the run's folder.
+        backbone: a name or path for `load_backbone`, or a `Backbone`.
         shard_size: photos a shard; raised to a multiple of the batch size, so that batches never cross shards.
         shard: `i/n`, 0 <= i < n: make only every n-th shard, from the i-th on; several such runs may share `out`.
             None takes RANK and WORLD_SIZE of `torchrun` where they are set.
@@ -209,12 +211,14 @@ def _threads(folder: Path, threads: int | None) -> Iterator[None]:
 
 
 def _encoder(
-    backbone: str, image_size: int | None, precision: str, device: str, batch_size: int | None
+    backbone: str | Backbone, image_size: int | None, precision: str, device: str, batch_size: int | None
 ) -> Encoder:
     local = os.environ.get("LOCAL_RANK", "")
     if device == "auto" and local.isdigit() and torch.cuda.is_available():
         device = f"cuda:{int(local) % torch.cuda.device_count()}"
-    loaded = load_backbone(backbone, image_size=image_size)
+    loaded = backbone
+    if not isinstance(loaded, Backbone):
+        loaded = load_backbone(loaded, image_size=image_size)
     return Encoder(loaded, Request(), precision=precision, device=device, vectors=True, batch_size=batch_size)
 
 

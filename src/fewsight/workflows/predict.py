@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fewsight import __version__
 from fewsight.backbones.encode import Encoder
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.classifier import FewShotClassifier
@@ -27,6 +28,7 @@ from fewsight.workflows.classifier_for import (
 from fewsight.workflows.judge import Judge
 from fewsight.workflows.labelled_photos import LabelledPhotos, is_model_folder
 from fewsight.workflows.pile import Pile, read_pile
+from fewsight.workflows.prediction_exports import ExportFacts, check_exports, export_rows
 from fewsight.workflows.prediction_files import PartFile, StoredPredictions, write_tables
 from fewsight.workflows.prediction_report import report_predictions
 from fewsight.workflows.run_record import RunRecord, record_run
@@ -104,6 +106,7 @@ def predict(
     labels: str | Path | None = None,
     truth: str | Path | None = None,
     sort_into: str | Path | None = None,
+    also: Sequence[str] = (),
     image_size: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -132,6 +135,7 @@ def predict(
         labels: CSV of the labels of a SUPPORT made by `fewsight embed`, whose photos lie in no class folders.
         truth: CSV of the true labels.
         sort_into: folder to link or copy the photos into, by label.
+        also: further formats of the rows: `label-studio`, `timelapse`, `parquet`.
         group_by: `folder`, `burst` or a column of the CSV: for the accuracy to expect.
         strict: stop at the first photo that cannot be read.
         resume, force: go on with, or replace, the run in `out`.
@@ -143,10 +147,13 @@ def predict(
         backbone, head, reject, coverage, image_size, precision, device, seed, group_by, class_level, skip_empty,
         strict, batch_size, workers,
     )  # fmt: skip
+    check_exports(also)
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         known = None if truth is None else Path(truth)
         named = None if labels is None else Path(labels)
-        return _Run(Path(support), Path(queries), folder, settings, named, known, sort_into, resume).run()
+        return _Run(
+            Path(support), Path(queries), folder, settings, named, known, sort_into, tuple(also), resume
+        ).run()
 
 
 @dataclass
@@ -160,6 +167,7 @@ class _Run:
     labels: Path | None
     truth_file: Path | None
     sort_into: str | Path | None
+    also: tuple[str, ...]
     resume: bool
     remarks: list[str] = field(default_factory=list)
 
@@ -261,6 +269,13 @@ class _Run:
             mebibytes = max(1, round(size / 2**20))
             say(f"{left} photos to go: about {duration(seconds / done * left)}, and {mebibytes} MiB of rows.")
 
+    def _export(self, classifier: FewShotClassifier, pile: Pile, rows: StoredPredictions) -> None:
+        model = self.support if is_model_folder(self.support) else self.folder / "model"
+        facts = ExportFacts(classifier.class_names, _version(classifier, model), Path(pile.collection.root))
+        for name in self.also:
+            for path in export_rows(name, rows, facts, self.folder):
+                say(f"Also written: {path}")
+
     def _finish(
         self,
         classifier: FewShotClassifier,
@@ -276,11 +291,19 @@ class _Run:
             tuple(self.remarks),
         )  # fmt: skip
         report_predictions(result, classifier, photos, pile, self.settings, self.support, self.queries, tally)
+        self._export(classifier, pile, rows)
         if self.sort_into is not None:
             result = replace(
                 result, remarks=(*result.remarks, sort_photos(rows, pile.collection, Path(self.sort_into)))
             )
         return result
+
+
+def _version(classifier: FewShotClassifier, folder: Path) -> str:
+    """What a labelling tool keeps the answers under: the program, the backbone, and the model by its content."""
+    model = folder / "model.json"
+    mark = f" {sha256(model)[:8]}" if model.is_file() else ""
+    return f"fewsight {__version__} {backbone_name(classifier)}{mark}"
 
 
 def _encoder(classifier: FewShotClassifier, pile: Pile) -> Encoder | None:
