@@ -31,7 +31,7 @@ from fewsight.workflows.adapt_model import (
     write_backbone,
     write_classifier,
 )
-from fewsight.workflows.adapt_plan import PhotoPlan, plan_photos
+from fewsight.workflows.adapt_plan import plan_photos
 from fewsight.workflows.adapt_recipe import AdaptRecipe
 from fewsight.workflows.adapt_stage2 import head_answers, train_linear
 from fewsight.workflows.adapt_training import (
@@ -39,7 +39,6 @@ from fewsight.workflows.adapt_training import (
     AdaptTask,
     adapt_backbone,
     encode_rows,
-    training_settings,
 )
 from fewsight.workflows.recipes import as_values, read_recipe
 from fewsight.workflows.run_record import RunRecord, record_run
@@ -216,7 +215,7 @@ class _Run:
             groups=self.data.groups,
             seed=self.seed,
         )
-        remarks = (*self.data.warnings, *remarks, *plan.remarks, *self._advice(plan))
+        remarks = (*self.data.warnings, *remarks, *plan.remarks, *self._advice())
         for remark in remarks:
             say(remark)
         task = AdaptTask(self.store, labels, plan.train, plan.stop, plan.judged)
@@ -226,12 +225,11 @@ class _Run:
             return AdaptRun(self.folder, adapted, None, None, "old", photos, remarks)
         return self._judge(task, adapted, photos, (*remarks, *_alarms(adapted)))
 
-    def _advice(self, plan: PhotoPlan) -> Iterator[str]:
-        settings = training_settings(self.recipe, len(plan.train))
-        rate = settings.learning_rate * settings.backbone_rate
-        if rate > 1e-3 and self.recipe.of_method.tuning == "full" and settings.optimiser.startswith("adam"):
+    def _advice(self) -> Iterator[str]:
+        rate, optimiser = self.recipe.backbone_rate(self.old), self.recipe.training.optimiser
+        if rate > 1e-3 and self.recipe.of_method.tuning == "full" and optimiser.startswith("adam"):
             yield (
-                f"The backbone's learning rate {rate:g} is high for {settings.optimiser}: above 0.001 vision "
+                f"The backbone's learning rate {rate:g} is high for {optimiser}: above 0.001 vision "
                 "transformers often collapse to one class."
             )
 
@@ -294,7 +292,6 @@ class _Run:
             "trained_on": len(task.train),
             "verdict": run.verdict.as_values(),
         }
-        licence = self.old.licence
         adapted = name_adapted(run.adapted.backbone, self.data.name)
         chosen, vectors = (adapted, after) if run.kept == "adapted" else (self.old, before)
         classes = [self.data.collection.classes[k] for k in numpy.unique(task.labels[task.train])]
@@ -306,7 +303,7 @@ class _Run:
         if run.kept == "old":
             write_backbone(self.folder / "adapted", adapted, provenance, classes=classes)
         write_json(self.folder / "verdict.json", run.summary())
-        report_adapt(run, self.recipe, self.data, self.old.name, licence)
+        report_adapt(run, self.recipe, self.data, self.old)
 
     def _write_classifier(
         self, backbone: Backbone, vectors: Tensor, task: AdaptTask, provenance: dict[str, Any]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewsight.backbones.backbone import Licence as WeightsLicence
+from fewsight.backbones.backbone import Backbone
 from fewsight.protocols.verdict import Verdict
 from fewsight.report.facts import Licence, RunFacts
 from fewsight.report.page import Page, Section, Tile, render, write_page
@@ -27,9 +27,7 @@ TONES = {"better": "yours", "worse": "wrong", "no difference shown": "doubt", "n
 MOST_POINTS = 400  # of a curve
 
 
-def report_adapt(
-    run: AdaptRun, recipe: AdaptRecipe, data: LabelledData, backbone: str, licence: WeightsLicence
-) -> None:
+def report_adapt(run: AdaptRun, recipe: AdaptRecipe, data: LabelledData, backbone: Backbone) -> None:
     """Write the page of a finished run."""
     assert run.verdict is not None
     verdict = run.verdict
@@ -61,12 +59,12 @@ def report_adapt(
             RunFacts(
                 command=f"fewsight adapt {data.name} --out {run.folder.name}",
                 settings=_settings(run, recipe, backbone),
-                licences=(Licence("backbone weights", licence.name, licence.note),),
+                licences=(Licence("backbone weights", backbone.licence.name, backbone.licence.note),),
             )
         ),
     ]
     page = Page(
-        f"{backbone} adapted on {data.name}",
+        f"{backbone.name} adapted on {data.name}",
         sections,
         f"Trained on {counted(run.photos[0], 'photo')} of {counted(len(data.collection.classes), 'class', 'classes')}, "
         f"judged on {counted(run.photos[2], 'photo')}.",
@@ -87,16 +85,16 @@ def _difference(verdict: Verdict) -> str:
     return f"{100 * held.mean:+.1f} ({100 * held.low:+.1f} to {100 * held.high:+.1f})"
 
 
-def _settings(run: AdaptRun, recipe: AdaptRecipe, backbone: str) -> dict[str, Any]:
+def _settings(run: AdaptRun, recipe: AdaptRecipe, backbone: Backbone) -> dict[str, Any]:
     method = recipe.of_method
     return {
-        "backbone": backbone,
+        "backbone": backbone.name,
         "method": f"{recipe.method}: {method.summary}",
         "trained": {"full": "everything", "layer_norm": "LayerNorms", "lora": "low-rank additions"}[
             method.tuning
         ],
         "steps": 0 if run.adapted.result is None else run.adapted.result.steps,
-        "learning rate of the backbone": f"{method.rate:g}",
+        "learning rate of the backbone": f"{recipe.backbone_rate(backbone):g}",
         "head of stage 2": recipe.stage2.head,
     }
 

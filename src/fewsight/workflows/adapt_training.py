@@ -115,7 +115,7 @@ def adapt_backbone(
     select_tuning(backbone, method.tuning, rank=rank, alpha=float(rank), seed=seed)
     if recipe.drop_path and not set_drop_path(backbone, recipe.drop_path):
         say(f"{backbone.name} has no residual branches that could be dropped; drop_path is left out.")
-    settings = training_settings(recipe, len(task.train))
+    settings = training_settings(recipe, len(task.train), backbone)
     best = BestWeights(folder)
     probe = _probe(task, best) if len(task.stop) and recipe.stop_every else None
     if probe is not None:
@@ -138,15 +138,17 @@ def adapt_backbone(
     return Adapted(backbone, objective.eval(), result, step, best.interval if probe is not None else None)
 
 
-def training_settings(recipe: AdaptRecipe, photos: int) -> TrainingSettings:
+def training_settings(recipe: AdaptRecipe, photos: int, backbone: Backbone) -> TrainingSettings:
     """Those of the recipe, with steps from epochs and the backbone's rate as a factor."""
-    settings, method = recipe.training, recipe.of_method
+    settings = recipe.training
     if recipe.epochs is not None:
         size = recipe.batch if recipe.sampling == "shuffled" else recipe.classes * recipe.photos
         steps = recipe.epochs * photos / size / settings.accumulation
         settings = replace(settings, steps=max(1, round(steps)))
     warmup = min(settings.warmup_steps, settings.steps // 4)
-    return replace(settings, warmup_steps=warmup, backbone_rate=method.rate / settings.learning_rate)
+    return replace(
+        settings, warmup_steps=warmup, backbone_rate=recipe.backbone_rate(backbone) / settings.learning_rate
+    )
 
 
 def _objective(backbone: Backbone, task: AdaptTask, recipe: AdaptRecipe) -> Objective:
