@@ -80,6 +80,12 @@ def test_finished_cells_are_kept_and_the_rest_is_made(
     again = compared(photos, tmp_path / "broken", resume=True)
     assert len(calls) == 8
     assert again.rows == whole.rows
+    more = compared(photos, tmp_path / "broken", methods=["prototype_tuning"], shots=[3], resume=True)
+    assert more.finished == more.wanted == 6
+    assert [row for row in more.rows if row.method != "prototype_tuning"] == list(whole.rows), (
+        "cells are kept"
+    )
+    assert [row.shot for row in more.rows if row.method == "prototype_tuning"] == [3]
 
 
 def test_all_photos_and_few_judges(photos: Path, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def compare_methods(
             "image_size": list(old.image_size),
             "group_by": group_by,
             "most_judged": most_judged,
+            "draws": draws,
             "seed": seed,
         }
         record_run(folder, RunRecord("adapt --compare", settings, {"data": read.fingerprint}), resume=resume)
@@ -319,21 +320,30 @@ class _Bench:
         return rows[places]
 
     def comparison(self, cells: Sequence[Cell], remarks: tuple[str, ...]) -> Comparison:
-        """What the finished cells say."""
-        held = {cell: json.loads(path.read_bytes()) for cell in cells if (path := self._path(*cell)).exists()}
-        rows = []
-        for shot in dict.fromkeys(shot for shot, _, _ in cells):
-            for name in dict.fromkeys(name for _, _, name in cells):
-                row = self._row(held, shot, name)
-                if row is not None:
-                    rows.append(row)
-        count = len(self.plan.judged)
-        return Comparison(self.folder, self.data.name, tuple(rows), count, len(cells), len(held), remarks)
+        """What the finished cells say, those of earlier calls included."""
+        held = {cell: json.loads(path.read_bytes()) for cell, path in self._finished().items()}
+        order = {name: place for place, name in enumerate(METHODS)}
+        shots = sorted({shot for shot, _, _ in held}, key=lambda shot: (shot is None, shot or 0))
+        names = sorted({name for _, _, name in held}, key=lambda name: order[name])
+        rows = [row for shot in shots for name in names if (row := self._row(held, shot, name)) is not None]
+        finished = sum(cell in held for cell in cells)
+        return Comparison(
+            self.folder, self.data.name, tuple(rows), len(self.plan.judged), len(cells), finished, remarks
+        )
+
+    def _finished(self) -> dict[Cell, Path]:
+        """Every cell in the folder."""
+        found: dict[Cell, Path] = {}
+        for path in sorted((self.folder / "cells").glob("*-*-*.json")):
+            shot, draw, name = path.stem.split("-", 2)
+            if name in METHODS:
+                found[None if shot == "all" else int(shot), int(draw), name] = path
+        return found
 
     def _row(self, held: dict[Cell, Any], shot: int | None, name: str) -> ComparisonRow | None:
         draws = [
             draw
-            for draw in range(self.draws)
+            for draw in sorted({draw for _, draw, _ in held})
             if all((shot, draw, needed) in held for needed in (name, *BEFORE))
         ]
         if not draws:
