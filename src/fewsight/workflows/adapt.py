@@ -206,7 +206,10 @@ class _Run:
     strict: bool
 
     def run(self) -> AdaptRun:
-        labels, remarks = usable_labels(self.data, self.store, strict=self.strict)
+        labels, left_out = usable_labels(self.data, self.store, strict=self.strict)
+        early = (*self.data.warnings, *left_out, *self._advice())
+        for remark in early:  # said before anything can fail for what was left out
+            say(remark)
         plan = plan_photos(
             self.data.collection,
             labels,
@@ -215,9 +218,9 @@ class _Run:
             groups=self.data.groups,
             seed=self.seed,
         )
-        remarks = (*self.data.warnings, *remarks, *plan.remarks, *self._advice())
-        for remark in remarks:
+        for remark in plan.remarks:
             say(remark)
+        remarks = (*early, *plan.remarks)
         task = AdaptTask(self.store, labels, plan.train, plan.stop, plan.judged)
         adapted = adapt_backbone(self.trained, task, self.recipe, self.folder, seed=self.seed)
         photos = (len(plan.train), len(plan.stop), len(plan.judged))

@@ -146,7 +146,9 @@ def _check_classes(collection: Collection, labels: Rows, train: NDArray[numpy.bo
     there = numpy.unique(labels[train])
     if len(there) < 2:
         found = f"one class ({collection.classes[there[0]]!r})" if len(there) else "no class"
+        count = int(train.sum())
         raise InvalidInput(
-            f"there are {int(train.sum())} labelled photos to train on, of {found}; adapt needs two classes or more, "
-            "with a photo each. Put the photos of each class into a folder named for it."
+            f"there {'is' if count == 1 else 'are'} {count} labelled photo{'' if count == 1 else 's'} to train on, of "
+            f"{found}; adapt needs two classes or more, with a readable photo each. Put the photos of each class "
+            "into a folder named for it; `fewsight doctor` says what cannot be read."
         )

@@ -57,7 +57,7 @@ METHODS: dict[str, Method] = {
         rate=1e-3,
     ),
     "layer_norm": Method(
-        "cross-entropy, LayerNorms alone", "cross_entropy", tuning="layer_norm", start="probe", rate=1e-3
+        "cross-entropy, LayerNorms alone", "cross_entropy", tuning="layer_norm", start="probe", rate=3e-4
     ),
     "joint": Method("cross-entropy and label-aware contrast at once", "joint", start="probe"),
     "prototype_tuning": Method("augmented photos against clean prototypes", "prototypes", head="prototypes"),
