@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewsight.data.class_splits import held_out_split, split_class_names, split_classes
+from fewsight.data.class_splits import held_out_split, photos_of_split, split_class_names, split_classes
 from fewsight.data.collection import Collection, Row
 from fewsight.errors import InvalidInput
 
@@ -58,3 +58,22 @@ def test_held_out_classes_are_a_function_of_the_seed() -> None:
     assert sorted(split["train"] + split["val"]) == list(range(20))
     assert split == held_out_split(20, 0.25, seed=3)
     assert split != held_out_split(20, 0.25, seed=4)
+
+
+def test_photos_of_a_part_and_only_its_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"splits": {"train": ["fox"], "test": ["owl", "lynx"]}}))
+    rows = [
+        Row(b"1.jpg", ("owl",)),
+        Row(b"2.jpg", ("fox",)),
+        Row(b"3.jpg", ("lynx",)),
+        Row(b"4.jpg", ("owl",)),
+    ]
+    collection = Collection.from_rows(tmp_path, rows)
+    found = photos_of_split(collection, f"{path}:test")
+    assert [found.file(row) for row in range(len(found))] == ["1.jpg", "3.jpg", "4.jpg"]
+    assert sorted(found.classes) == ["lynx", "owl"]
+    with pytest.raises(InvalidInput, match="Did you mean test"):
+        photos_of_split(collection, f"{path}:tast")
+    with pytest.raises(InvalidInput, match="there is no class list"):
+        photos_of_split(collection, "nonsense:test")

@@ -46,7 +46,12 @@ def evaluate(
         Path | None,
         typer.Option("--load-episodes", help="Score the episodes of such a file, on the same data."),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Only photos of this split.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="Only photos of this split, or the classes of a published one: `cifar_fs:test`."
+        ),
+    ] = None,
     group_by: shared.GroupBy = None,
     image_size: shared.ImageSize = None,
     batch_size: shared.BatchSize = None,

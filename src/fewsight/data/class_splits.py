@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from fewsight.data.collection import Collection
 from fewsight.data.splits import class_split
 from fewsight.errors import InvalidInput
+from fewsight.names import closest
 
-__all__ = ["held_out_split", "split_class_names", "split_classes"]
+__all__ = ["held_out_split", "photos_of_split", "split_class_names", "split_classes"]
 
 _SPLIT_NAMES = {"valid": "val", "validation": "val"}
 
@@ -71,6 +74,28 @@ def split_classes(collection: Collection, split: dict[str, tuple[str, ...]]) -> 
                 f"the split says {split[part][0]!r}, the data {next(iter(place), 'nothing')!r}."
             )
     return found
+
+
+def photos_of_split(collection: Collection, split: str) -> Collection:
+    """The photos of a split, and only their classes.
+
+    Args:
+        split: a split of the data (`test`), or NAME:PART, the classes of a part of a published class split
+            (`cifar_fs:test`; a JSON file does too).
+
+    Raises:
+        InvalidInput: there is no such class split or part, or no photo is in it.
+    """
+    name, colon, part = split.rpartition(":")
+    if not colon:
+        return collection.select(collection.in_split(split)).without_empty_classes()
+    parts = split_class_names(name)
+    if part not in parts:
+        raise InvalidInput(f"class split {name} has no part {part!r}. {closest(part, list(parts))}")
+    chosen = split_classes(collection, {part: parts[part]})[part]
+    by_class = collection.by_class()
+    rows = numpy.unique(numpy.concatenate([by_class[number] for number in chosen]))
+    return collection.select(rows).without_empty_classes()
 
 
 def held_out_split(num_classes: int, share: float, seed: int) -> dict[str, list[int]]:

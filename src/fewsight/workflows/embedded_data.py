@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fewsight.backbones.features import Features
+from fewsight.data.class_splits import photos_of_split
 from fewsight.errors import InvalidInput
 from fewsight.workflows.embedded_photos import EmbeddedPhotos
 from fewsight.workflows.encoded_data import EncodedData
@@ -34,7 +35,7 @@ def embedded_data(
     the folders in their names are the classes.
 
     Args:
-        split: only photos of this split; None takes all.
+        split: only photos of this split (see `photos_of_split`); None takes all.
         group_by: as in `labelled_photos.groups_of`, for the column to read.
 
     Raises:
@@ -46,7 +47,7 @@ def embedded_data(
     )
     collection = reading.collection
     if split is not None:
-        collection = collection.select(collection.in_split(split)).without_empty_classes()
+        collection = photos_of_split(collection, split)
     rows, vectors, _ = embedded.matched(collection)
     if not len(rows):
         raise InvalidInput(f"{folder} holds no features of a labelled photo of {embedded.source}.")

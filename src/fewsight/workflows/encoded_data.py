@@ -14,6 +14,7 @@ from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.encode import Encoder, encode_photos
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Features, Request, concatenate
+from fewsight.data.class_splits import photos_of_split
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
@@ -59,7 +60,7 @@ def encode_data(
     """Read and encode a labelled folder or CSV.
 
     Args:
-        split: only photos of this split; None takes all.
+        split: only photos of this split (see `photos_of_split`); None takes all.
         group_by: as in `labelled_photos.groups_of`, for the column to read.
 
     Raises:
@@ -70,7 +71,7 @@ def encode_data(
     )
     collection = reading.collection
     if split is not None:
-        collection = collection.select(collection.in_split(split)).without_empty_classes()
+        collection = photos_of_split(collection, split)
     encoded = encode_collection(collection, encoder, workers=workers)
     remarks = (*reading.warnings, *encoded.remarks)
     return EncodedData(encoded.collection, encoded.features, remarks, collection)

@@ -51,7 +51,7 @@ def evaluate(
         backbone, head: what is judged; the head in episodes only.
         against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes (draws, photos).
         way, shots, query, episodes: of the episodes; fewer where the data has fewer.
-        split: only photos of this split.
+        split: only photos of this split, or classes of a part of a published class split (`cifar_fs:test`).
         save_episodes: a file to keep the episodes in, so that others can score the same ones.
         load_episodes: such a file: its episodes in place of `way`, `shots`, `query`, `episodes` and `seed`.
         group_by: a group never stands among supports and queries of one episode, or on both sides of a split.
