@@ -150,6 +150,11 @@ PROTOCOLS: dict[str, Entry] = {
         "many small tasks of fixed way and shot (the default of `evaluate`)",
         "Vinyals et al. 2016",
     ),
+    "meta-dataset": Entry(
+        "fewsight.workflows.evaluate_meta_dataset:evaluate_on_meta_dataset",
+        "the ten sources of Meta-Dataset as published, beside the published rows, with ranks",
+        "Triantafillou et al. 2020",
+    ),
     "low-shot": Entry(
         "fewsight.workflows.split_protocols:evaluate_on_splits",
         "1, 2, 5 photos a class or 1 and 10 %: logistic regression and k-NN on frozen features",
