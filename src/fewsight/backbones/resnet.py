@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fewsight.backbones.backbone import Backbone, Licence, TokenMask
 from fewsight.backbones.features import Features, Request
-from fewsight.backbones.support_norm import SupportBatchNorm, normalise
+from fewsight.backbones.support_norm import HandedMoments, MomentsPass, SupportBatchNorm, normalise
 from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
@@ -183,7 +184,7 @@ class _Block(nn.Module):
             self.project = _Convolution(channels_in, channels_out, 1, stride, 1, padding)
             self.project_norm = SupportBatchNorm(channels_out, use_running_moments=running)
 
-    def forward(self, maps: Tensor, num_supports: int | None = None) -> Tensor:
+    def forward(self, maps: Tensor, num_supports: int | MomentsPass | None = None) -> Tensor:
         shortcut = maps if self.project is None else self.project_norm(self.project(maps), num_supports)
         hidden = F.relu(self.norm1(self.conv1(maps), num_supports))
         return F.relu(self.norm2(self.conv2(hidden), num_supports) + shortcut)
@@ -231,13 +232,36 @@ class ResNet34(Backbone):
         """Whether moments of the batch join its images: in training, and at test without running moments."""
         return self.training or not self.use_running_moments
 
-    def maps(self, images: Tensor, num_supports: int | None = None) -> Tensor:
+    def maps(self, images: Tensor, num_supports: int | MomentsPass | None = None) -> Tensor:
         """Feature maps `[B, 512, h, w]` of images of which the first `num_supports` (None: all) set the moments."""
         check_shapes(images=(images, "B 3 H W"))
-        maps = _pool(F.relu(self.norm(self.conv(images), num_supports)), self.padding)
+        maps = self._stem(images, num_supports)
         for block in self.blocks:
             maps = block(maps, num_supports)
         return maps
+
+    def _stem(self, images: Tensor, num_supports: int | MomentsPass | None) -> Tensor:
+        return _pool(F.relu(self.norm(self.conv(images), num_supports)), self.padding)
+
+    def encode_supports(self, images: Tensor, *, over_ranks: bool = False) -> tuple[Features, HandedMoments]:
+        """Features of the supports in training, and the moments of each norm `[2, C]`, with gradients.
+
+        Only what lies between the stem and the 16 blocks is kept; the backward pass computes each again, all
+        supports at once, since every norm needs them all: 7.2 MB an image at 224 pixels.
+
+        Args:
+            over_ranks: the supports are spread over all ranks, and the moments are those of all.
+        """
+        check_shapes(images=(images, "B 3 H W"))
+        handing = MomentsPass({}, given=False, over_ranks=over_ranks)
+        maps = checkpoint(self._stem, images, handing, use_reentrant=False)
+        for block in self.blocks:
+            maps = checkpoint(block, maps, handing, use_reentrant=False)
+        return Features(patches=maps.permute(0, 2, 3, 1)), handing.handed
+
+    def encode_queries(self, images: Tensor, handed: HandedMoments) -> Features:
+        """Features of queries, normed by moments that `encode_supports` handed out."""
+        return Features(patches=self.maps(images, MomentsPass(handed, given=True)).permute(0, 2, 3, 1))
 
     def features(
         self, images: Tensor, request: Request = Request(), mask: TokenMask | None = None

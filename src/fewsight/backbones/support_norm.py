@@ -10,16 +10,29 @@ wrong by 35 % at mean 1000 and deviation 1. Differs from `nn.BatchNorm2d`: store
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from fewsight.backbones.features import Features
 from fewsight.distributed import all_reduce_sum, is_distributed
 from fewsight.errors import InvalidInput
 from fewsight.shapes import check_shapes
 
-__all__ = ["NormalisedEpisode", "SupportBatchNorm", "moments", "normalise", "support_batch_norm"]
+__all__ = [
+    "EncodesThroughMoments",
+    "HandedMoments",
+    "MomentsPass",
+    "NormalisedEpisode",
+    "SupportBatchNorm",
+    "moments",
+    "normalise",
+    "support_batch_norm",
+]
+
+
+DECAY, EPSILON = 0.9, 1e-5
 
 
 class NormalisedEpisode(NamedTuple):
@@ -43,8 +56,8 @@ def support_batch_norm(
     use_running_moments: bool,
     transductive: bool = False,
     backprop_through_moments: bool = True,
-    decay: float = 0.9,
-    epsilon: float = 1e-5,
+    decay: float = DECAY,
+    epsilon: float = EPSILON,
 ) -> NormalisedEpisode:
     """Normalise an episode.
 
@@ -120,6 +133,31 @@ def normalise(
     return (maps - mean) * scale + bias
 
 
+HandedMoments = dict[nn.Module, Tensor]  # norm -> mean and biased variance, [2, C]
+
+
+class MomentsPass(NamedTuple):
+    """A training pass over supports, which fills `handed` norm by norm, or, with `given`, one that takes them.
+
+    `over_ranks`: the supports of one episode stand on all ranks.
+    """
+
+    handed: HandedMoments
+    given: bool
+    over_ranks: bool = False
+
+
+@runtime_checkable
+class EncodesThroughMoments(Protocol):
+    """A network that can hand its supports' moments to the queries, so that these need not stand in one graph."""
+
+    def encode_supports(self, images: Tensor, *, over_ranks: bool = False) -> tuple[Features, HandedMoments]:
+        """Features of all supports, and the moments of every norm; activations are computed again in backward."""
+
+    def encode_queries(self, images: Tensor, handed: HandedMoments) -> Features:
+        """Features of some queries, normed by moments that were handed out."""
+
+
 class SupportBatchNorm(nn.Module):
     """`support_batch_norm` over a batch of supports followed by queries; see there."""
 
@@ -134,8 +172,13 @@ class SupportBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, maps: Tensor, num_supports: int | None = None) -> Tensor:
-        """Normalise `[B, C, H, W]`, of which the first `num_supports` (None: all) are supports."""
+    def forward(self, maps: Tensor, num_supports: int | MomentsPass | None = None) -> Tensor:
+        """Normalise `[B, C, H, W]`, of which the first `num_supports` (None: all) are supports.
+
+        With a `MomentsPass` all of them are supports that hand out moments, or queries that take them.
+        """
+        if isinstance(num_supports, MomentsPass):
+            return self._through(maps, num_supports)
         supports, queries = maps[:num_supports], maps[len(maps) if num_supports is None else num_supports :]
         result = support_batch_norm(
             supports,
@@ -152,3 +195,16 @@ class SupportBatchNorm(nn.Module):
                 self.running_mean.copy_(result.running_mean)
                 self.running_var.copy_(result.running_var)
         return torch.cat([result.supports, result.queries]) if len(queries) else result.supports
+
+    def _through(self, maps: Tensor, episode: MomentsPass) -> Tensor:
+        if episode.given:
+            mean, var = episode.handed[self]
+            return normalise(maps, mean, var, self.weight, self.bias, EPSILON)
+        mean, var = moments(maps, over_ranks=episode.over_ranks)
+        if self not in episode.handed:  # the backward pass comes here again
+            episode.handed[self] = torch.stack([mean, var])
+            if self.use_running_moments:
+                with torch.no_grad():
+                    self.running_mean.copy_(DECAY * self.running_mean + (1 - DECAY) * mean)
+                    self.running_var.copy_(DECAY * self.running_var + (1 - DECAY) * var)
+        return normalise(maps, mean, var, self.weight, self.bias, EPSILON)

@@ -68,7 +68,10 @@ def cached_backward(
     if representations.grad is not None:
         gradients = torch.split(representations.grad, chunk)
         for number, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
-            with _restored(state, after), _gradients_together(encode, last=number + 1 == len(parts)):
+            last = number + 1 == len(parts)
+            if not last and not gradient.any():  # LITE: nothing flows through these inputs
+                continue
+            with _restored(state, after), _gradients_together(encode, last=last):
                 again = encode(part)
                 if again.requires_grad:
                     again.backward(gradient.to(again.dtype))  # type: ignore[no-untyped-call]

@@ -20,8 +20,10 @@ from fewsight.data.class_splits import held_out_split, split_class_names, split_
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.fixed_episodes import FixedEpisodes
+from fewsight.data.imagenet_episodes import spanned_imagenet_classes
 from fewsight.data.layouts import read_layout
 from fewsight.data.store import PixelStore
+from fewsight.data.variable_episodes import VariableEpisodes
 from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval, mean_interval
@@ -29,13 +31,13 @@ from fewsight.heads.vectors import VectorHead
 from fewsight.launch import launch
 from fewsight.model import SavedModel, write_model
 from fewsight.names import resolve
-from fewsight.objectives.episodic import Episodic
+from fewsight.objectives.episodic import EpisodeMemory, Episodic
 from fewsight.objectives.objective import Objective
 from fewsight.objectives.simclr_episodes import SimclrEpisodes
 from fewsight.progress import say
 from fewsight.seeding import stream_seed
 from fewsight.training.best import BestWeights
-from fewsight.training.episode_source import EpisodeSource, rotated_classes
+from fewsight.training.episode_source import Episodes, EpisodeSource, rotated_classes
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.settings import HOUSEKEEPING, TrainingSettings
 from fewsight.training.sharding import full_state
@@ -56,11 +58,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """Shape of an episode: `way` classes, `shot` supports and `query` queries of each."""
+    """Shape of an episode.
+
+    Attributes:
+        way, shot, query: classes, supports and queries of each; of the sampler `fixed`.
+        sampler: `fixed`, or `meta_dataset`: 5 to 50 classes, unequal shots, at most 500 supports and 10 queries a
+            class (Triantafillou et al. 2020).
+        hierarchy: `imagenet`: the classes of an episode stand under one node of WordNet (class folders n01440764, ...);
+            with the sampler `meta_dataset`.
+        ignore_hierarchy: how often they do not.
+    """
 
     way: int = 5
     shot: int = 1
     query: int = 15
+    sampler: Literal["fixed", "meta_dataset"] = "fixed"
+    hierarchy: Literal["imagenet"] | None = None
+    ignore_hierarchy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,8 @@ class MetatrainRecipe:
         head, head_settings: a head and the arguments of its constructor.
         image_size: side of the input in pixels; None = the backbone's own.
         frozen: train the head alone.
+        memory: how many images stand in one graph; see `EpisodeMemory`.
+        penalty: times the squares of all matrices and kernels, added to the loss.
         rotations: photos turned by 90, 180 and 270 degrees are further classes.
         class_split: a packaged list of classes or a JSON file; None = held-out classes.
         class_level: `leaf` takes the deepest folder as the class.
@@ -89,6 +105,8 @@ class MetatrainRecipe:
     head_settings: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
     frozen: bool = False
+    memory: EpisodeMemory = field(default_factory=EpisodeMemory)
+    penalty: float = 0.0
     rotations: bool = False
     class_split: str | None = None
     class_level: Literal["top", "leaf"] = "top"
@@ -157,16 +175,38 @@ def episodes_of(
     classes: list[int],
     shape: EpisodeSettings,
     *,
+    part: Literal["train", "valid"],
     rotations: bool,
     seed: int,
     stream: str,
-) -> FixedEpisodes:
-    """Episodes over some classes of a collection."""
+) -> Episodes:
+    """Episodes over some classes of a collection.
+
+    Raises:
+        InvalidInput: there are too few classes or photos, or the settings of `shape` do not go together.
+    """
     by_class = collection.by_class()
     rows: list[NDArray[int64]] = [by_class[number] for number in classes]
     if rotations:
         rows = rotated_classes(rows, len(collection))
-    return FixedEpisodes(rows, shape.way, shape.shot, shape.query, seed=seed, stream=stream)
+    if shape.sampler == "fixed":
+        if shape.hierarchy is not None:
+            raise InvalidInput(
+                f"hierarchy {shape.hierarchy!r} sets the classes of an episode, which the sampler 'fixed' draws by "
+                "way: give sampler: meta_dataset."
+            )
+        return FixedEpisodes(rows, shape.way, shape.shot, shape.query, seed=seed, stream=stream)
+    if shape.hierarchy is not None and rotations:
+        raise InvalidInput("rotations make classes that no hierarchy holds: leave one of them out.")
+    names = [collection.classes[number] for number in classes]
+    spans = None if shape.hierarchy is None else spanned_imagenet_classes(names, part)
+    return VariableEpisodes(
+        rows,
+        seed=seed,
+        stream=stream,
+        spanned_classes=spans,
+        ignore_hierarchy_probability=shape.ignore_hierarchy,
+    )
 
 
 @torch.no_grad()
@@ -196,6 +236,7 @@ def train_episodes(
         collection,
         classes["train"],
         recipe.episodes,
+        part="train",
         rotations=recipe.rotations,
         seed=seed,
         stream="training episode",
@@ -204,6 +245,7 @@ def train_episodes(
         collection,
         classes["val"],
         recipe.validation,
+        part="valid",
         rotations=recipe.rotations,
         seed=seed,
         stream="validation episode",
@@ -308,7 +350,8 @@ def _objective(recipe: MetatrainRecipe, seed: int) -> Episodic:
         head = made(**settings)
     except TypeError as error:
         raise InvalidInput(f"head_settings {settings} do not fit the head {recipe.head}: {error}.") from error
-    return Episodic(backbone, head, frozen=recipe.frozen).to(memory_format=torch.channels_last)
+    objective = Episodic(backbone, head, frozen=recipe.frozen, memory=recipe.memory, penalty=recipe.penalty)
+    return objective.to(memory_format=torch.channels_last)
 
 
 def _save(folder: Path, objective: Episodic, recipe: MetatrainRecipe, best: BestWeights) -> None:
