@@ -10,7 +10,11 @@ import torch
 from photo_folders import write_labelled
 
 from fewsight.backbones.loading import load_backbone
+from fewsight.data.imagenet_episodes import spanned_imagenet_classes
+from fewsight.data.splits import meta_dataset_images
 from fewsight.errors import InvalidInput, RunExists
+from fewsight.heads.crosstransformer import CrossTransformer
+from fewsight.trained_head import trained_head
 from fewsight.workflows import metatrain as module
 from fewsight.workflows.evaluate import evaluate
 from fewsight.workflows.metatrain import MetatrainRecipe, metatrain
@@ -74,6 +78,56 @@ def test_interrupted_run_resumes_to_the_same_weights(
     metatrain(photos, tmp_path / "broken", overrides=SMALL, resume=True, quiet=True)
     one, other = (load_backbone(str(tmp_path / name / "model")).state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_simclr_episodes_resume_to_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    """Cut off between two checkpoints; the draws of a step hang on it alone."""
+    more = (*SMALL, "simclr.fraction=0.5", "validation_every=100", "training.steps=8", "episodes.shot=2")
+    metatrain(photos, tmp_path / "whole", overrides=more, quiet=True)
+    metatrain(photos, tmp_path / "plain", overrides=(*more, "simclr.fraction=0"), quiet=True)
+    metatrain(photos, tmp_path / "broken", overrides=more, quiet=True)
+    for path in (tmp_path / "broken" / "checkpoints").glob("step-000000008.pt"):
+        path.unlink()
+    (tmp_path / "broken" / "best.pt").unlink()
+    metatrain(photos, tmp_path / "broken", overrides=more, resume=True, quiet=True)
+    one, other, plain = (
+        load_backbone(str(tmp_path / name / "model")).state_dict() for name in ("whole", "broken", "plain")
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert not all(torch.equal(value, plain[name]) for name, value in one.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["ctx_imagenet", "ctx_simclr_imagenet"])
+def test_published_crosstransformer_runs_on_a_little_data(recipe: str, tmp_path: Path) -> None:
+    """Two steps as published but for the size of the photos; the head comes back with the backbone."""
+    classes: tuple[str, ...] = ()
+    for split in ("train", "valid"):
+        names = list(meta_dataset_images("ilsvrc_2012", split))  # type: ignore[arg-type]
+        span = min(spanned_imagenet_classes(names, split), key=len)  # type: ignore[arg-type]
+        classes += tuple(names[number] for number in span[:5])
+    classes += tuple(meta_dataset_images("ilsvrc_2012", "test"))[:1]  # a split without any photo is an error
+    write_labelled(tmp_path / "photos", 3, classes)
+    small = ("image_size=32", "training.steps=2", "validation_episodes=1", "training.checkpoint_every=1")
+    run = metatrain(tmp_path / "photos", tmp_path / "run", recipe=recipe, overrides=small, quiet=True)
+    assert run.result.finished
+    losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["learning_rate"] == 6e-4
+    assert losses[0]["penalty"] > 0
+    head = trained_head(tmp_path / "run")
+    assert isinstance(head, CrossTransformer)
+    assert head.key_weight is not None
+    assert head.key_weight.shape == (128, 512)
+
+
+def test_episode_settings_that_do_not_go_together(photos: Path, tmp_path: Path) -> None:
+    for settings, named in (
+        (("episodes.hierarchy=imagenet",), "sampler: meta_dataset"),
+        (("episodes.hierarchy=imagenet", "episodes.sampler=meta_dataset"), "no hierarchy holds"),
+        (("backbone=fewsight-bundled", "backbone_settings.width=3"), "from scratch"),
+    ):
+        with pytest.raises(InvalidInput, match=named):
+            metatrain(photos, tmp_path / named[:3], overrides=(*SMALL, *settings), quiet=True)
 
 
 def test_resume_names_what_changed(photos: Path, tmp_path: Path) -> None:

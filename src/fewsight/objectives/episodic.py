@@ -260,7 +260,7 @@ class Episodic(Objective):
         loss = episode_loss(scores, targets)
         right = (scores.detach().argmax(1) == targets).float().mean()
         if share.split:  # so that the mean over processes is the mean over queries
-            part = len(targets) / distributed.global_rows(len(targets), loss.device)
+            part = len(targets) / float(distributed.global_rows(len(targets), loss.device))
             loss = loss * part
             right = distributed.all_reduce_sum(right * part) / distributed.world_size()
         self._accuracy = right
