@@ -1,10 +1,12 @@
 """What the bundled backbone is worth beside raw pixels, the same network untrained, and its teacher.
 
     python benchmarks/bundled_backbone.py --data DATA [--against FOLDER] [--sizes 128 192] [--json FILE]
+    python benchmarks/bundled_backbone.py --data DATA --seeds FOLDER FOLDER FOLDER --sizes 192
 
 Few-shot: 5-way, 600 episodes of a fixed seed, 10 queries a class, cosine to the mean prototype, on six sets that
 training never saw; every model sees the same episodes, so differences are paired. Object against background:
-area under the ROC curve of patches by attention, class query and keys, on photos with masks.
+area under the ROC curve of patches by attention, class query and keys, on photos with masks. With `--seeds`, only
+weights of several training seeds are judged: each, their mean, and the standard deviation between them.
 DATA holds the data sets, `read.py`, and the teacher's file.
 """
 
@@ -77,7 +79,7 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[int, Encoder]]:
 
 def bundled_rows(options: argparse.Namespace) -> Iterator[tuple[list[str], int, Encoder]]:
     """The bundled weights and those they are compared with: the rows of one encoding, its size, the encoding."""
-    for folder in filter(None, (options.weights, options.against)):
+    for folder in options.seeds or filter(None, (options.weights, options.against)):
         for size in options.sizes:
             names = [row_name(folder, pooling, size) for pooling in POOLINGS]
             yield names, size, encoder(load_bundled(folder), POOLINGS)
@@ -124,6 +126,41 @@ def comparison(name: str, a: Results, b: Results) -> str:
     return f"{name}: {', '.join(parts)}"
 
 
+def between_seeds(every: dict[str, Results], names: list[str]) -> str:
+    """Mean of the six sets by seed, and mean and standard deviation over the seeds, each set and all six."""
+    lines = []
+    for centre in (False, True):
+        for shots in (1, 5):
+            by_set = torch.stack(
+                [torch.stack([every[name][s, shots, centre].mean() for s in SETS]) for name in names]
+            )
+            by_set = 100 * torch.cat([by_set, by_set.mean(1, keepdim=True)], dim=1)  # [seeds, 7]
+            cells = [f"{m:.1f} ±{d:.1f}" for m, d in zip(by_set.mean(0), by_set.std(0), strict=True)]
+            each = ", ".join(f"{mean:.2f}" for mean in by_set[:, -1])
+            kind = f"{shots}-shot{', centred' if centre else ''}"
+            lines.append("| " + " | ".join([kind, *cells, each]) + " |")
+    return "\n".join(lines)
+
+
+def judge_bundled(every: dict[str, Results], options: argparse.Namespace) -> None:
+    """Judge the weights that are asked for, by each pooling, and print their rows."""
+    dims = tuple(BundledBackbone.dim * (1 + ("+" in pooling)) for pooling in POOLINGS)
+    for names, size, encode in bundled_rows(options):
+        if not every.keys() >= set(names):
+            every.update(zip(names, judged(options.data, size, encode, dims), strict=True))
+            keep(options.json, every)
+        print(*(table_row(name, every[name]) for name in names), sep="\n", flush=True)
+
+
+def judge_seeds(every: dict[str, Results], options: argparse.Namespace) -> None:
+    """Judge the weights of several seeds, and print how they differ."""
+    judge_bundled(every, options)
+    for size in options.sizes:
+        print(f"mean ± standard deviation of {len(options.seeds)} seeds, patches, {size} px")
+        print("| | " + " | ".join(SETS) + " | mean of six | seed by seed |")
+        print(between_seeds(every, [row_name(folder, "patches", size) for folder in options.seeds]))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -132,14 +169,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--against", type=Path, help="folder of other weights, compared in pairs")
+    parser.add_argument("--seeds", type=Path, nargs="+", help="folders of weights that differ by their seed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192])
     parser.add_argument("--references", action="store_true", help="only what is not the bundled backbone")
     parser.add_argument("--masks", nargs="*", default=["weizmann_horses", "voc15"])
     parser.add_argument(
         "--json", type=Path, help="keep the accuracy of every episode here; kept rows are not run again"
     )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     every = kept(options.json)
+    if options.seeds:
+        return judge_seeds(every, options)
     print("| model | " + " | ".join(SETS) + " | mean of six | centred on the supports |", flush=True)
     print("|---" * (len(SETS) + 3) + "|")
     for name, (size, encode) in rows(options).items():
@@ -147,12 +189,8 @@ def main() -> None:
             [every[name]] = judged(options.data, size, encode)
             keep(options.json, every)
         print(table_row(name, every[name]), flush=True)
-    for names, size, encode in () if options.references else bundled_rows(options):
-        if not every.keys() >= set(names):
-            dims = [BundledBackbone.dim * (1 + ("+" in pooling)) for pooling in POOLINGS]
-            every.update(zip(names, judged(options.data, size, encode, tuple(dims)), strict=True))
-            keep(options.json, every)
-        print(*(table_row(name, every[name]) for name in names), sep="\n", flush=True)
+    if not options.references:
+        judge_bundled(every, options)
     compare(every, options)
     for name in options.masks:
         masks.report(reader(options.data), name, options)

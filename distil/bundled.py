@@ -10,7 +10,6 @@ DATA holds tiny_imagenet.zip, imagenet_one_each.zip, read.py and mobilenetv2_ima
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import platform
@@ -65,7 +64,7 @@ def run_stages(options: argparse.Namespace) -> None:
     teacher = {name: tensor.float() for name, tensor in load_file(options.data / TEACHER).items()}
     before = None
     for name in options.stages:
-        stage = dataclasses.replace(STAGES[name], steps=options.steps or STAGES[name].steps)
+        stage = STAGES[name].shortened(options.share)
         target = options.work / f"{name}_{options.seed}.pt"
         train(stage, targets, target, seed=options.seed, before=before, teacher=teacher)
         before = target
@@ -125,7 +124,7 @@ def main() -> None:
         )
         if name == "train":
             sub.add_argument("--stages", nargs="+", default=["a", "b", "c", "d"], choices=sorted(STAGES))
-            sub.add_argument("--steps", type=int, help="in place of the stage's own")
+            sub.add_argument("--share", type=float, default=1.0, help="of every stage's steps (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.verb(options)

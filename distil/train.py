@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -26,7 +26,7 @@ from fewsight.seeding import numpy_generator, torch_generator
 
 SMALLEST_SIZE = 0.02  # of a tensor, where rates are relative to it
 SETTLING = 3  # stages that may stand still in the end, to stride 8
-WARM_UP, CLIP, EMA, DECAY = 100, 1.0, 0.998, 0.05
+CLIP, EMA, DECAY = 1.0, 0.998, 0.05
 LOG_EVERY, KEEP_EVERY = 25, 50
 FITTED_ON = 16_000  # rows of the first block for the principal components of pooled features
 
@@ -53,7 +53,14 @@ class Stage:
     settled: int | None = (
         None  # step after which stem and first stages stand still: their backward pass is dearest
     )
+    warm_up: int = 100  # steps
     batch: int = 64
+
+    def shortened(self, share: float) -> Stage:
+        """The same stage with a share of its steps, its warm-up and all."""
+        settled = None if self.settled is None else round(share * self.settled)
+        steps, warm_up = (max(1, round(share * count)) for count in (self.steps, self.warm_up))
+        return replace(self, steps=steps, warm_up=warm_up, settled=settled)
 
 
 STAGES = {
@@ -194,11 +201,12 @@ def _size(parameter: Tensor) -> float:
 
 def _schedule(step: int, stage: Stage) -> float:
     """Linear warm-up, then a cosine down to 1 %."""
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
+    if step < stage.warm_up:
+        return (step + 1) / stage.warm_up
     if not stage.decays:
         return 1.0
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, stage.steps - WARM_UP)))
+    done = (step - stage.warm_up) / max(1, stage.steps - stage.warm_up)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def batch_features(run: Run, targets: Targets, index: numpy.ndarray) -> tuple[Features, Tensor]:
