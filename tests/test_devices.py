@@ -24,7 +24,24 @@ def test_precision_follows_the_processor(tmp_path, monkeypatch, flags, precision
     listing.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     found = devices.processor_flags(listing)
     monkeypatch.setattr(devices, "processor_flags", lambda: found)
+    monkeypatch.setattr(devices, "multiplies_faster", lambda precision: True)
     assert devices.matrix_precision("cpu") == precision
+    monkeypatch.setattr(devices, "multiplies_faster", lambda precision: False)
+    assert devices.matrix_precision("cpu") == "fp32"
+
+
+def test_a_format_is_measured_against_32_bits(monkeypatch):
+    linear, slow = torch.nn.functional.linear, torch.float16
+
+    def product(rows, weight):
+        for _ in range(20 if rows.dtype == slow else 1):
+            found = linear(rows.float(), weight.float())
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    assert not devices.multiplies_faster.__wrapped__("fp16")
+    slow = torch.float32
+    assert devices.multiplies_faster.__wrapped__("fp16")
 
 
 def test_no_listing_means_32_bits(tmp_path, monkeypatch):

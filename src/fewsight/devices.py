@@ -8,6 +8,7 @@ of the rounding error of bfloat16, but on processors it is fast only with tiles 
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -22,6 +23,7 @@ __all__ = [
     "default_batch_size",
     "keep_buffers",
     "matrix_precision",
+    "multiplies_faster",
     "processor_flags",
     "resolve_device",
     "resolve_precision",
@@ -91,7 +93,8 @@ def resolve_precision(
 def matrix_precision(device_type: str) -> Precision:
     """The fastest format that a kind of device (`cpu`, `cuda`, `mps`) multiplies in hardware.
 
-    On GPUs that is `fp16` from CUDA capability 7 (tensor cores) on.
+    On GPUs that is `fp16` from CUDA capability 7 (tensor cores) on. On a processor it is the format of an instruction
+    that it lists, if torch is measured to be faster with it.
     """
     if device_type == "cuda":
         import torch
@@ -100,9 +103,31 @@ def matrix_precision(device_type: str) -> Precision:
     if device_type != "cpu":
         return "fp32"
     flags = processor_flags()
-    if "amx_fp16" in flags:
-        return "fp16"
-    return "bf16" if {"amx_bf16", "avx512_bf16"} & flags else "fp32"
+    candidate: Precision = "fp16" if "amx_fp16" in flags else "bf16"
+    known = {"amx_fp16", "amx_bf16", "avx512_bf16"} & flags
+    return candidate if known and multiplies_faster(candidate) else "fp32"
+
+
+@functools.cache
+def multiplies_faster(precision: Precision, size: int = 384, repetitions: int = 7) -> bool:
+    """Whether this build of torch multiplies matrices of a 16-bit format in less processor time than 32-bit ones.
+
+    An instruction that the processor lists is worth nothing where torch does not use it: then 16 bits are many times
+    slower. The least of a few repetitions is compared; with the instruction it is about half and less, so that the
+    answer does not depend on what else runs.
+    """
+    import torch
+
+    least = {}
+    for name, dtype in (("fp32", torch.float32), (precision, resolve_precision(precision, "cpu"))):
+        rows = torch.ones(size, size).to(dtype)
+        times = []
+        for _ in range(repetitions):
+            start = time.process_time()
+            torch.nn.functional.linear(rows, rows)
+            times.append(time.process_time() - start)
+        least[name] = min(times)
+    return least[precision] < least["fp32"]
 
 
 @functools.cache

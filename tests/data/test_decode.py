@@ -297,14 +297,16 @@ print(peak() - before)
 def test_big_jpegs_are_decoded_at_reduced_scale(picture, encoded):
     content = encoded(picture(0, 600, 800))
     reduced = decode_bytes(content, needed=(64, 64))
-    assert reduced.image.shape == (150, 200, 3)
+    assert reduced.image.shape == (75, 100, 3)  # the smallest that is not below what is needed
+    assert decode_bytes(content, needed=(76, 64)).image.shape == (150, 200, 3)
+    assert decode_bytes(content, needed=(75, 101)).image.shape == (150, 200, 3)
     assert reduced.original_size == (600, 800)
     whole = numpy.asarray(
         Image.fromarray(decode_bytes(content).image).resize((100, 75), Image.Resampling.BOX)
     )
     small = numpy.asarray(Image.fromarray(reduced.image).resize((100, 75), Image.Resampling.BOX))
     assert numpy.abs(whole.astype(int) - small).mean() < 2  # grey levels: JPEG's own scaling is a low-pass
-    for needed in [(50, 50), (300, 10), (600, 800), (7, 7)]:
+    for needed in [(50, 50), (300, 10), (300, 401), (600, 800), (7, 7)]:
         height, width = decode_bytes(content, needed=needed).image.shape[:2]
         assert height >= min(600, needed[0])
         assert width >= min(800, needed[1])

@@ -15,10 +15,11 @@ damage shows: bits that flip without a change in length leave a wrong patch that
 from __future__ import annotations
 
 import io
+import re
 from typing import NamedTuple
 
 import numpy
-from numpy.typing import NDArray
+from PIL.Image import Image
 
 from fewsight.data.pixels import Pixels
 
@@ -31,6 +32,8 @@ _BASELINE = frozenset((0xC0, 0xC1))
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 # Between scans: tables, scans, restart interval, number of lines, end, application data, comment.
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xD9, 0xFE, *range(0xE0, 0xF0)))
+# FF followed by neither 00 (stuffing) nor FF (fill)
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 
 class JpegScan(NamedTuple):
@@ -55,7 +58,6 @@ def scan_jpeg(content: bytes) -> JpegScan:
     def found(complaint: str | None, end: int = size) -> JpegScan:
         return JpegScan(baseline, scans, first, end, complaint)
 
-    marked, codes = _markers(content)
     while position + 4 <= size:
         if content[position] != 0xFF:
             return found("unexpected data between segments")
@@ -73,30 +75,26 @@ def scan_jpeg(content: bytes) -> JpegScan:
         if code != 0xDA:
             continue
         scans, first = scans + 1, first or position
-        start = int(numpy.searchsorted(marked, position))
-        restarts = _leading_restarts(codes[start:])
-        if start + len(restarts) == len(marked):
+        end, in_order = _end_of_scan(content, position)
+        if end is None:
             return found("no end marker")
-        if not numpy.array_equal(restarts & 7, numpy.arange(len(restarts)) % 8):
+        if not in_order:
             return found("restart markers out of order")
-        position = int(marked[start + len(restarts)])
+        position = end
     if content[position : position + 2] != b"\xff\xd9":
         return found("no end marker")
     return found(None, position)
 
 
-def _markers(content: bytes) -> tuple[NDArray[numpy.int64], Pixels]:
-    """Positions and codes of all that looks like a marker: FF followed by neither 00 (stuffing) nor FF (fill)."""
-    values = numpy.frombuffer(content, dtype=numpy.uint8)
-    marked = numpy.flatnonzero(values[:-1] == 0xFF)
-    codes = values[marked + 1]
-    real = (codes != 0) & (codes != 0xFF)
-    return marked[real], codes[real]
-
-
-def _leading_restarts(codes: Pixels) -> Pixels:
-    other = numpy.flatnonzero((codes < 0xD0) | (codes > 0xD7))
-    return codes[: other[0]] if other.size else codes
+def _end_of_scan(content: bytes, start: int) -> tuple[int | None, bool]:
+    """Where the first marker behind a scan's data stands (None: nowhere), and whether restarts count 0 to 7, 0, ..."""
+    in_order = True
+    for restarts, marker in enumerate(_MARKER.finditer(content, start)):
+        code = content[marker.start() + 1]
+        if not 0xD0 <= code <= 0xD7:
+            return marker.start(), in_order
+        in_order &= (code & 7) == restarts % 8
+    return None, in_order
 
 
 class WatchedBytes(io.BytesIO):
@@ -110,8 +108,8 @@ class WatchedBytes(io.BytesIO):
     """
 
     def __init__(self, content: bytes, scan: JpegScan) -> None:
-        end = scan.data_end
-        super().__init__(content[:end] + bytes(_LOOKAHEAD) + content[end:])
+        end, view = scan.data_end, memoryview(content)
+        super().__init__(b"".join((view[:end], bytes(_LOOKAHEAD), view[end:])))
         self._borders = (max(scan.data_start, end - TOLERATED_REST), end + _LOOKAHEAD)
         self.asked_for_rest = False
         self.asked_for_end = False
@@ -120,6 +118,8 @@ class WatchedBytes(io.BytesIO):
         """As of any file, but never across one of the two borders."""
         here = self.tell()
         rest, end = self._borders
+        if size is not None and 0 <= size <= rest - here:  # nearly all of the many reads
+            return super().read(size)
         self.asked_for_rest |= here >= rest
         self.asked_for_end |= here >= end
         border = next((border for border in self._borders if here < border), None)
@@ -128,8 +128,8 @@ class WatchedBytes(io.BytesIO):
         return super().read(size)
 
 
-def jpeg_damage(scan: JpegScan, watched: WatchedBytes | None, pixels: Pixels) -> str | None:
-    """What is wrong with a JPEG that was decoded (from `watched`) to uint8 `pixels` [H, W, 3], or None."""
+def jpeg_damage(scan: JpegScan, watched: WatchedBytes | None, picture: Pixels | Image) -> str | None:
+    """What is wrong with a JPEG that was decoded (from `watched`) to an RGB picture, or None."""
     if scan.complaint:
         return scan.complaint
     if watched is not None:
@@ -137,16 +137,19 @@ def jpeg_damage(scan: JpegScan, watched: WatchedBytes | None, pixels: Pixels) ->
             return "picture data left over"
         if watched.asked_for_end:
             return "picture data used up before the last pixel"
-    if grey_tail(pixels):
+    if grey_tail(picture):
         return "grey tail"
     return None
 
 
-def grey_tail(pixels: Pixels) -> bool:
-    """Whether a picture ends in rows of the decoder's filling grey (128) that do not begin it.
+def grey_tail(picture: Pixels | Image) -> bool:
+    """Whether an RGB picture ends in rows of the decoder's filling grey (128) that do not begin it.
 
     A picture on a background of exactly this grey has it at its top as well, and is not taken for damaged.
     """
-    height = pixels.shape[0]
-    rows = max(1, min(8, height // 16))
-    return bool(numpy.all(pixels[-rows:] == 128) and not numpy.all(pixels[:1] == 128))
+    if not isinstance(picture, numpy.ndarray):
+        if picture.getpixel((picture.width - 1, picture.height - 1)) != (128, 128, 128):
+            return False  # nearly every picture, without turning it into an array
+        picture = numpy.asarray(picture)
+    rows = max(1, min(8, picture.shape[0] // 16))
+    return bool(numpy.all(picture[-rows:] == 128) and not numpy.all(picture[:1] == 128))

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -127,14 +126,15 @@ def needed_size(transform: Transform) -> tuple[int, int]:
     return math.floor(height / transform.crop_fraction), math.floor(width / transform.crop_fraction)
 
 
-def shrink(image: Pixels, transform: Transform) -> Pixels:
-    """Resize and crop: uint8 [H, W, 3] to uint8 [h, w, 3] of `transform.size`.
+def shrink(picture: Pixels | Image.Image, transform: Transform) -> Pixels:
+    """Resize and crop: RGB, uint8 [H, W, 3] or a Pillow image, to uint8 [h, w, 3] of `transform.size`.
 
     Only the part that the crop keeps is computed, so that a picture of 1 x 5000 pixels costs no more than another.
     Against resizing all of it and cutting out the centre a pixel differs by at most two grey levels (0.2 on average):
     Pillow rounds between its two passes, and chooses their order by the sizes.
     """
-    source_height, source_width = image.shape[:2]
+    image = Image.fromarray(picture) if isinstance(picture, numpy.ndarray) else picture
+    source_width, source_height = image.size
     height, width = transform.size
     tall, wide = needed_size(transform)
     if transform.mode == "crop":
@@ -146,7 +146,7 @@ def shrink(image: Pixels, transform: Transform) -> Pixels:
     scale_y, scale_x = source_height / tall, source_width / wide
     box = (left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y)
     box = (max(0.0, box[0]), max(0.0, box[1]), min(source_width, box[2]), min(source_height, box[3]))
-    resized = Image.fromarray(image).resize((width, height), _FILTERS[transform.interpolation], box=box)
+    resized = image.resize((width, height), _FILTERS[transform.interpolation], box=box)
     return numpy.asarray(resized)
 
 
@@ -157,23 +157,18 @@ def apply_transform(image: Pixels, transform: Transform) -> Tensor:
     `shrink` for the rounding.
     """
     _check_image(image)
-    return torch.from_numpy(_normalised(shrink(image, transform), transform))
+    out = numpy.empty((3, *transform.size), dtype=numpy.float32)
+    _normalise(shrink(image, transform), transform, out)
+    return torch.from_numpy(out)
 
 
-def _normalised(image: Pixels, transform: Transform) -> NDArray[numpy.float32]:
-    height, width, channels = image.shape
-    out = numpy.empty((channels, height, width), dtype=numpy.float32)
-    for channel, values in enumerate(_lookup(transform.mean, transform.std)):
-        numpy.take(values, image[:, :, channel], out=out[channel])
-    return out
-
-
-@lru_cache(maxsize=64)
-def _lookup(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[numpy.float32]:
-    """The normalised value of each of the 256 grey levels, [3, 256]: the same float32 steps as on the picture."""
-    levels = torch.arange(256, dtype=torch.float32) / 255
-    rows = [(levels - m) / s for m, s in zip(torch.tensor(mean), torch.tensor(std), strict=True)]
-    return torch.stack(rows).numpy()
+def _normalise(image: Pixels, transform: Transform, out: NDArray[numpy.float32]) -> None:
+    """Write uint8 [H, W, 3] to float32 [3, H, W], in torchvision's steps: / 255, - mean, / std."""
+    for channel, plane in enumerate(out):
+        plane[...] = image[:, :, channel]
+        plane /= 255
+        plane -= transform.mean[channel]
+        plane /= transform.std[channel]
 
 
 def _check_image(image: Pixels) -> None:
@@ -211,7 +206,7 @@ class _Loader:
             return Outcome(index, _refusal(error.status), _joined(str(error), note))
         if decoded is None:
             return Outcome(index, "skipped", note, digest=digest)
-        slot[...] = _normalised(shrink(decoded.image, self.transform), self.transform)
+        _normalise(shrink(decoded.picture, self.transform), self.transform, slot)
         status: Literal["ok", "suspicious"] = "suspicious" if decoded.suspicious else "ok"
         return Outcome(index, status, _joined(*decoded.notes, note), decoded.original_size, digest)
 

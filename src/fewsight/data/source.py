@@ -85,14 +85,15 @@ def _read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
                 f"file too large: {found.st_size:,} bytes, the limit is {max_bytes:,}", status="refused"
             )
         # the size may grow while we read: the bound holds all the same
-        content, step = bytearray(), min(found.st_size + 1, _BLOCK)
-        while len(content) <= max_bytes and (block := file.read(min(step, max_bytes + 1 - len(content)))):
-            content += block
-    if not content:
+        blocks, length, step = [], 0, min(found.st_size + 1, _BLOCK)
+        while length <= max_bytes and (block := file.read(min(step, max_bytes + 1 - length))):
+            blocks.append(block)
+            length += len(block)
+    if not blocks:
         raise UnreadableImage("empty")
-    if len(content) > max_bytes:
+    if length > max_bytes:
         raise UnreadableImage(f"file too large: more than {max_bytes:,} bytes", status="refused")
-    return bytes(content)
+    return b"".join(blocks)  # one block is not copied
 
 
 def _open(path: str | os.PathLike[str]) -> io.FileIO:

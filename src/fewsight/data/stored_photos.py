@@ -50,4 +50,4 @@ def _pixels(collection: Collection, index: int, transform: Transform) -> Pixels 
         decoded = decode(collection.path(index), needed=needed_size(transform), root=collection.root)
     except UnreadableImage:
         return None
-    return shrink(decoded.image, transform)
+    return shrink(decoded.picture, transform)
