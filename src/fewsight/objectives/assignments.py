@@ -135,8 +135,9 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
 
     Source: Caron et al., SwAV (NeurIPS 2020), section 3.1; Cuturi (NeurIPS 2013).
     Differs from the authors' code: that form overflows float32 where `scores / temperature` exceeds 88. Here
-    the matrix is kept as `r E c` with a bounded `E` and only the scaling vectors r, c are iterated; where sums
-    underflow, the iteration is repeated on logarithms. All finite scores are legal, and -inf for a share of 0.
+    the matrix is kept as `r E c` and only the scaling vectors r, c are iterated: `E = exp(x - reference)`, where
+    sums underflow or overflow `exp(x - row maximum)`, and where they still do, the iteration on logarithms. All
+    finite scores are legal, and -inf for a share of 0.
 
     Args:
         scores: `[B, K]`; logits, or log-probabilities with temperature 1 (MSN).
@@ -162,40 +163,67 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
             f"scores has shape {list(scores.shape)}; expected at least one row and one column."
         )
     scores = at_least_float32(scores)
+    # A term that underflows is below tiny times the largest factor, so it is then no more than a rounding error of
+    # the sum it is missing from.
+    bound = torch.finfo(scores.dtype).tiny / torch.finfo(scores.dtype).eps
     with full_precision(scores):
-        result, smallest = _scaling_sinkhorn(scores, temperature, iterations)
-    # A term that underflows is then at most tiny / sqrt(tiny) of the sum it is missing from.
-    if bool(smallest >= math.sqrt(torch.finfo(scores.dtype).tiny)):
-        return result
-    del result
+        for own_scale in (False, True):
+            result, smallest = _scaling_sinkhorn(scores, temperature, iterations, own_scale)
+            # Every rank goes the same way; NaN is no number that suffices.
+            if bool(-all_reduce_max(-smallest) >= bound):
+                return result
+            del result
     return _log_sinkhorn(scores, temperature, iterations)
 
 
-def _scaling_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """The result and the smallest column sum met; factors 1/K and 1/B cancel at the last row step."""
+def _scaling_sinkhorn(
+    scores: Tensor, temperature: float, iterations: int, own_scale: bool
+) -> tuple[Tensor, Tensor]:
+    """The result and the smallest sum met, as a share of its largest factor; 1/K and 1/B cancel at the last row step.
+
+    Args:
+        own_scale: give each row a scale of its own, which takes three passes more but any range of scores.
+    """
     B, K = scores.shape
-    blocks = list(row_blocks(B, K, scores.device, scale=0.25))
-    E, columns, reference = _exponentials(scores, temperature, blocks)
-    # Rows keep their own scale in the first column step, so all ranks need one reference.
-    columns.mul_(torch.exp(reference - all_reduce_max(reference)))
+    blocks = list(row_blocks(B, K, scores.device))
+    E, columns = (_exponentials if own_scale else _exponentials_of_one_scale)(scores, temperature, blocks)
     smallest = columns.new_tensor(math.inf)
+    sums, largest = columns.new_empty(B), columns.new_ones(())
     for iteration in range(iterations):
         columns = all_reduce_sum(columns)
         # Overflow counts as underflow: 0 * inf is NaN, and NaN passes through to the end.
-        smallest = torch.minimum(smallest, columns.amin() + 0 * columns.amax())
+        smallest = torch.minimum(smallest, columns.amin() / largest + 0 * columns.amax())
         c = columns.reciprocal()
         columns = torch.zeros_like(c)
         for rows in blocks:
-            r = torch.mv(E[rows], c).reciprocal_()
+            r = torch.mv(E[rows], c, out=sums[rows]).reciprocal()
             if iteration < iterations - 1:
                 columns.addmv_(E[rows].T, r)
             else:
                 E[rows].mul_(c).mul_(r[:, None])
+        if B:
+            smallest = torch.minimum(smallest, sums.amin() / c.amax() + 0 * sums.amax())
+            largest = sums.amin().reciprocal()
     return E, smallest
 
 
-def _exponentials(scores: Tensor, temperature: float, blocks: list[slice]) -> tuple[Tensor, Tensor, Tensor]:
-    """`E = exp(x - row maximum)`, the column sums of `exp(x - reference)`, and the reference, the largest x."""
+def _exponentials_of_one_scale(
+    scores: Tensor, temperature: float, blocks: list[slice]
+) -> tuple[Tensor, Tensor]:
+    """`E = exp(x - reference)` for the largest x of the first rows, and its column sums."""
+    E = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    columns = scores.new_zeros(scores.shape[1])
+    few = scores[:8]  # any value near the largest serves; what is too far off is seen from the sums
+    reference = all_reduce_max(few.amax() if len(few) else scores.new_tensor(-math.inf)) / -temperature
+    ones = scores.new_ones(len(scores))
+    for rows in blocks:
+        block = torch.add(reference, scores[rows], alpha=1 / temperature, out=E[rows]).exp_()
+        columns.addmv_(block.T, ones[rows])
+    return E, columns
+
+
+def _exponentials(scores: Tensor, temperature: float, blocks: list[slice]) -> tuple[Tensor, Tensor]:
+    """`E = exp(x - row maximum)`, and the column sums of `exp(x - reference)` for the largest x of all ranks."""
     E = torch.empty_like(scores, memory_format=torch.contiguous_format)
     columns, reference = scores.new_zeros(scores.shape[1]), scores.new_tensor(-math.inf)
     for rows in blocks:
@@ -207,7 +235,8 @@ def _exponentials(scores: Tensor, temperature: float, blocks: list[slice]) -> tu
         columns.mul_(torch.exp(reference - raised))
         columns.addmv_(block.T, torch.exp(highest - raised))
         reference = raised
-    return E, columns, reference
+    # Rows keep their own scale in the first column step, so all ranks need one reference.
+    return E, columns.mul_(torch.exp(reference - all_reduce_max(reference)))
 
 
 def _log_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:
