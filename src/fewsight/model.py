@@ -27,7 +27,7 @@ DESCRIPTION_FILE = "model.json"
 TENSORS_FILE = "model.safetensors"
 LONGEST_DESCRIPTION = 64 * 2**20  # bytes: names of a million support photos fit, a bomb does not
 
-Kind = Literal["classifier", "segmenter", "backbone"]
+Kind = Literal["classifier", "segmenter", "backbone", "head"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class SavedModel:
     """What a model folder holds.
 
     Attributes:
-        kind: which face it belongs to; `backbone`: a trained network, perhaps with the head trained with it.
+        kind: which face it belongs to; `backbone`: a trained network, perhaps with the head trained with it; `head`: a
+            trained head alone.
         description: plain values, without the fields that `write_model` adds.
         tensors: by name.
     """

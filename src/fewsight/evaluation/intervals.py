@@ -25,6 +25,7 @@ __all__ = [
     "mean_interval",
     "paired_interval",
     "proportion_interval",
+    "worded_comparison",
 ]
 
 
@@ -255,6 +256,19 @@ def compare(
         mean_interval(other, confidence=confidence),
         sentence,
     )
+
+
+def worded_comparison(
+    difference: Interval,
+    first: Interval,
+    second: Interval,
+    *,
+    names: tuple[str, str],
+    confidence: float = 0.95,
+    unit: str = "episodes",
+) -> Comparison:
+    """A comparison whose interval comes from elsewhere (a paired bootstrap of a ratio of sums), in words."""
+    return Comparison(difference, first, second, _sentence(difference, names, confidence, unit))
 
 
 def _sentence(difference: Interval, names: tuple[str, str], confidence: float, unit: str) -> str:

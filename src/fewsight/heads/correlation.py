@@ -138,7 +138,7 @@ class CorrelationTransformer(nn.Module):
             raise InvalidInput(f"mask_reduction is {mask_reduction!r}; expected 'points' or 'area'.")
         if not 0 < memory_mib < float("inf"):
             raise InvalidInput(f"memory_mib is {memory_mib}; expected a positive number.")
-        self.in_channels, self.pools = in_channels, tuple(pools)
+        self.in_channels, self.widths, self.pools = in_channels, tuple(widths), tuple(pools)
         self.mask_reduction, self.memory_mib = mask_reduction, memory_mib
         inputs = (in_channels, *widths[:-1])
         self.corrtransformer = nn.ModuleList(

@@ -19,11 +19,11 @@ from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.features import Features, Request
 from fewsight.errors import InvalidInput
 from fewsight.heads.correlation_head import CorrelationHead
-from fewsight.heads.pseudo_masks import attention_prior, cst_pseudo_masks
+from fewsight.heads.pseudo_masks import attention_prior, cst_pseudo_masks, head_similarity
 from fewsight.objectives.objective import Batch, Objective, Sampling, Terms
 from fewsight.shapes import check_shapes
 
-__all__ = ["CST", "CSTLoss", "cst_loss", "enhancer_loss"]
+__all__ = ["CST", "CSTLoss", "JudgedPairs", "cst_loss", "enhancer_loss"]
 
 SUPPORT, QUERY = 0, 1  # `Batch.roles`
 VOID = 255
@@ -105,6 +105,14 @@ def enhancer_loss(enhanced: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy(enhanced, target.to(enhanced.dtype))
 
 
+class JudgedPairs(NamedTuple):
+    """Of B pairs: whether presence was right, bool [B]; intersection and union of the foreground in pixels [B]."""
+
+    right: Tensor
+    intersection: Tensor
+    union: Tensor
+
+
 class CST(Objective):
     """Trains the CST head on pairs; the backbone is frozen and in evaluation mode.
 
@@ -115,8 +123,9 @@ class CST(Objective):
     as background, as published.
 
     Where a query has no mask its target is a pseudo-mask from the support's class query and the query's keys:
-    the patches that hold 60 % of this attention in most heads, or the published rule where the head was made for
-    it; empty if the class is absent.
+    the patches that hold 60 % of this attention in most heads, or the published rule or the trained enhancer where
+    the head was made for these; empty if the class is absent. The enhancer is frozen here (`MaskEnhancement` trains
+    it first).
     """
 
     sampling: Sampling = "episodes"
@@ -124,6 +133,8 @@ class CST(Objective):
     def __init__(self, backbone: Backbone, head: CorrelationHead, *, class_weight: float = 0.1) -> None:
         super().__init__()
         self.encoder, self.head, self.class_weight = backbone.requires_grad_(False), head, class_weight
+        if head.enhancer is not None:
+            head.enhancer.requires_grad_(False)
         self.request = head.request.joined(Request(keys=True, class_query=True))
         self._exact = torch.zeros(())
 
@@ -143,6 +154,31 @@ class CST(Objective):
         Raises:
             InvalidInput: labels or roles are missing, or supports and queries are not as many.
         """
+        class_logits, mask_logits, present, target = self._answered(batch)
+        self._exact = ((class_logits[:, 1] > class_logits[:, 0]) == present).float().mean().detach()
+        size = (target.shape[1], target.shape[2])
+        found = cst_loss(class_logits, mask_logits, present, target, size=size)
+        return Terms({"class": found.class_loss, "mask": found.mask_loss}, {"class": self.class_weight})
+
+    @torch.no_grad()
+    def judged(self, batch: Batch) -> JudgedPairs:
+        """How right the head is on some pairs, against what they are supervised by (masks, or pseudo-masks)."""
+        class_logits, mask_logits, present, target = self._answered(batch)
+        margin = F.interpolate(
+            mask_logits[:, 1:] - mask_logits[:, :1],
+            size=target.shape[1:],
+            mode="bilinear",
+            align_corners=True,
+        )
+        said, true = margin[:, 0] >= 0, target.bool()
+        return JudgedPairs(
+            (class_logits[:, 1] > class_logits[:, 0]) == present,
+            (said & true).sum((1, 2)),
+            (said | true).sum((1, 2)),
+        )
+
+    def _answered(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Class and mask logits of the pairs, presence bool [B], target bool [B, H, W]."""
         if batch.labels is None or batch.roles is None:
             raise InvalidInput("CST needs labels and roles; make batches of pairs.")
         is_query = batch.roles == QUERY
@@ -153,13 +189,11 @@ class CST(Objective):
         given = (None, None) if batch.masks is None else (batch.masks[~is_query], batch.masks[is_query])
         with torch.no_grad():
             support_mask = _completed(given[0], self.head.guess_masks(supports))
-            target = _completed(given[1], self._query_masks(supports, queries, present))
+            guessed = None if _all_given(given[1]) else self._query_masks(supports, queries, present)
+            target = _completed(given[1], guessed)
         assert target is not None
         class_logits, mask_logits = self.head(queries, supports, support_mask)
-        self._exact = ((class_logits[:, 1] > class_logits[:, 0]) == present).float().mean().detach()
-        size = (target.shape[1], target.shape[2])
-        found = cst_loss(class_logits, mask_logits, present, target, size=size)
-        return Terms({"class": found.class_loss, "mask": found.mask_loss}, {"class": self.class_weight})
+        return class_logits, mask_logits, present, target
 
     def _encode(self, batch: Batch, is_query: Tensor) -> tuple[Features, Features]:
         if batch.features is not None:
@@ -175,6 +209,9 @@ class CST(Objective):
             raise InvalidInput(
                 "the features hold no keys and class query; ask with the objective's `request`."
             )
+        if self.head.enhancer is not None:
+            enhanced: Tensor = self.head.enhancer((head_similarity(query, keys) + 1) / 2)
+            return (enhanced > 0.5) & present[:, None, None]
         if self.head.pseudo_masks == "published":
             return cst_pseudo_masks(query, supports.keys, keys, present, size=(400, 400)).query_mask
         logits = torch.einsum("bnd,bnhwd->bnhw", query, keys) / query.shape[-1] ** 0.5
@@ -184,6 +221,10 @@ class CST(Objective):
     def watched(self) -> dict[str, Tensor]:
         """Share of pairs whose presence was right in the last batch."""
         return {"exact_ratio": self._exact}
+
+
+def _all_given(masks: Tensor | None) -> bool:
+    return masks is not None and not bool((masks == VOID).flatten(1).all(1).any())
 
 
 def _completed(given: Tensor | None, guessed: Tensor | None) -> Tensor | None:
