@@ -61,7 +61,7 @@ DENSE_HEADS: dict[str, Entry] = {
     ),
     "cst": Entry(
         "fewsight.heads.correlation_head:CorrelationHead",
-        "correlation transformer: what is there and where (exact; no trained weights yet)",
+        "correlation transformer: what is there and where; trained by `metatrain --head cst`",
         "Kang, Koniusz, Cho, Murray 2023",
     ),
 }
@@ -137,9 +137,14 @@ OBJECTIVES: dict[str, Entry] = {
         "Atito et al. 2021; Nandam et al. 2024",
     ),
     "cst": Entry(
-        "fewsight.objectives.cst:cst_loss",
-        "what is in a photo and where: the loss (no verb yet)",
+        "fewsight.objectives.cst:CST",
+        "trains the cst head from image labels, masks, or some masks (`metatrain --head cst`)",
         "Kang et al. 2023",
+    ),
+    "mask_enhancement": Entry(
+        "fewsight.objectives.mask_enhancement:MaskEnhancement",
+        "trains the enhancer of pseudo-masks where some photos have masks (`metatrain --supervision mixed`)",
+        "Kang et al. 2023; training our own",
     ),
 }
 
@@ -174,6 +179,26 @@ PROTOCOLS: dict[str, Entry] = {
         "fewsight.workflows.split_segmentation:evaluate_on_masks",
         "a linear layer on patch tokens, mean IoU",
         "Oquab et al. 2023",
+    ),
+    "few-shot-segmentation": Entry(
+        "fewsight.workflows.few_shot_segmentation:evaluate_few_shot_segmentation",
+        "what and where on folds of the classes of any folder with masks",
+        "Kang, Cho 2022",
+    ),
+    "pascal-5i": Entry(
+        "fewsight.workflows.few_shot_segmentation:evaluate_few_shot_segmentation",
+        "the same on VOC2012 with the published folds and episodes",
+        "Shaban et al. 2017; Kang, Cho 2022",
+    ),
+    "coco-20i": Entry(
+        "fewsight.workflows.few_shot_segmentation:evaluate_few_shot_segmentation",
+        "the same on COCO 2014 with the published folds and episodes",
+        "Nguyen, Todorovic 2019; Kang, Cho 2022",
+    ),
+    "fss-1000": Entry(
+        "fewsight.workflows.few_shot_segmentation:evaluate_few_shot_segmentation",
+        "where, on the 240 test classes of FSS-1000",
+        "Li et al. 2020; Min, Kang, Cho 2021",
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,10 @@ from fewsight.cli.printing import finish
 from fewsight.names import choices
 
 __all__ = ["register"]
+
+Supports = Literal["labels", "masks"]
+EpisodeTask = Literal["fs-cs", "fs-s", "fs-c"]
+Void = Literal["strict", "published"]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +36,9 @@ def evaluate(
         str | None,
         typer.Option("--against", help="A backbone, a head or BACKBONE:HEAD: compared pair by pair."),
     ] = None,
-    way: Annotated[int, typer.Option("--way", min=1, help="Classes of an episode.")] = 5,
+    way: Annotated[
+        int | None, typer.Option("--way", min=1, help="Classes of an episode: 5; 1 and 2 with masks.")
+    ] = None,
     shot: Annotated[
         list[int] | None, typer.Option("--shot", min=1, help="Supports a class; may be repeated.")
     ] = None,
@@ -61,13 +67,27 @@ def evaluate(
     seed: shared.Seed = 0,
     class_level: shared.ClassLevel = "top",
     skip_empty: shared.SkipEmpty = False,
+    fold: Annotated[
+        int | None, typer.Option("--fold", min=0, help="Few-shot segmentation: one fold of the classes.")
+    ] = None,
+    supports: Annotated[
+        Supports, typer.Option("--supports", help="Few-shot segmentation: what heads see of supports.")
+    ] = "labels",
+    episode_task: Annotated[
+        EpisodeTask,
+        typer.Option("--episode-task", help="What and where (fs-cs), where (fs-s) or what alone (fs-c)."),
+    ] = "fs-cs",
+    void: Annotated[
+        Void, typer.Option("--void", help="Void pixels of masks: left out, or background as published.")
+    ] = "strict",
     quiet: shared.Quiet = False,
     json: shared.Json = False,
 ) -> None:
     """Judge a backbone and a head on labelled photos, with intervals.
 
     Besides episodes: low-shot (1, 2 and 5 photos a class, 1 and 10 %), knn, multi-label and segmentation judge the
-    backbone alone, on the splits train and test of the data or on halves of it.
+    backbone alone, on the splits train and test of the data or on halves of it. few-shot-segmentation (any folder with
+    masks), pascal-5i, coco-20i and fss-1000 judge a dense head: --head correspondence, cst, or a trained head's folder.
 
     Example: fewsight evaluate photos/ --way 5 --shot 1 --shot 5 --against logistic
     """
@@ -95,6 +115,10 @@ def evaluate(
         skip_empty=skip_empty,
         save_episodes=save_episodes,
         load_episodes=load_episodes,
+        fold=fold,
+        supports=supports,
+        episode_task=episode_task,
+        void=void,
         quiet=quiet or json,
     )
     finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,8 @@ from fewsight.cli import options as shared
 from fewsight.cli.printing import finish
 
 __all__ = ["register"]
+
+Supervision = Literal["image", "pixel", "mixed"]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +29,12 @@ def metatrain(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="In place of the recipe's backbone.")
     ] = None,
+    supervision: Annotated[
+        Supervision | None,
+        typer.Option(
+            "--supervision", help="Of --head cst: image labels, masks (pixel), or some masks (mixed)."
+        ),
+    ] = None,
     workers: shared.Workers = None,
     device: shared.Device = "auto",
     devices: shared.Devices = 1,
@@ -41,6 +49,8 @@ def metatrain(
 ) -> None:
     """Train a head, and its backbone, on many small tasks drawn from labelled photos.
 
+    --head cst trains what says where: fewsight metatrain PHOTOS --head cst --supervision image --out run
+
     Example: fewsight metatrain OMNIGLOT --recipe omniglot_prototypes --out run
     """
     from fewsight.workflows.metatrain import metatrain as run
@@ -53,6 +63,7 @@ def metatrain(
         overrides=(*(override or ()), *(["training.tensorboard=true"] if tensorboard else [])),
         head=head,
         backbone=backbone,
+        supervision=supervision,
         workers=workers,
         device=device,
         devices=devices,

@@ -21,7 +21,7 @@ def evaluate(
     backbone: str = "auto",
     head: str = "prototypes",
     against: str | None = None,
-    way: int = 5,
+    way: int | None = None,
     shots: Sequence[int] = (1, 5),
     query: int = 15,
     episodes: int = 600,
@@ -37,6 +37,10 @@ def evaluate(
     skip_empty: bool = False,
     save_episodes: str | Path | None = None,
     load_episodes: str | Path | None = None,
+    fold: int | None = None,
+    supports: Literal["labels", "masks"] = "labels",
+    episode_task: Literal["fs-cs", "fs-s", "fs-c"] = "fs-cs",
+    void: Literal["strict", "published"] = "strict",
     quiet: bool = False,
 ) -> Evaluation:
     """Judge a backbone and head on labelled photos.
@@ -50,11 +54,15 @@ def evaluate(
             where there are no splits, with classifiers of their own on frozen features.
         backbone, head: what is judged; the head in episodes only.
         against: another backbone, another head, or `BACKBONE:HEAD`: compared on the same episodes (draws, photos).
-        way, shots, query, episodes: of the episodes; fewer where the data has fewer.
+        way, shots, query, episodes: of the episodes; fewer where the data has fewer. Without `way` 5, or 1 and 2 in
+            few-shot segmentation.
         split: only photos of this split, or classes of a part of a published class split (`cifar_fs:test`).
         save_episodes: a file to keep the episodes in, so that others can score the same ones.
         load_episodes: such a file: its episodes in place of `way`, `shots`, `query`, `episodes` and `seed`.
         group_by: a group never stands among supports and queries of one episode, or on both sides of a split.
+        fold, supports, episode_task, void: of few-shot segmentation: one fold of the classes; whether heads see the
+            supports' masks; what and where (`fs-cs`), where alone (`fs-s`), what alone (`fs-c`); whether void pixels
+            are left out or count as background, as CST published.
 
     Raises:
         InvalidInput: a name is unknown, or the data does not allow the protocol; the message says what is missing.
@@ -82,6 +90,10 @@ def evaluate(
         skip_empty=skip_empty,
         save_episodes=None if save_episodes is None else Path(save_episodes),
         load_episodes=None if load_episodes is None else Path(load_episodes),
+        fold=fold,
+        supports=supports,
+        episode_task=episode_task,
+        void=void,
     )
     with quieted(quiet):
         found: Evaluation = run(task)

@@ -27,6 +27,8 @@ from fewsight.workflows.kept_apart import KeptApart, kept_apart
 
 __all__ = ["evaluate_on_episodes"]
 
+USUAL_WAY = 5
+
 CURVE_EPISODES = 100  # of a curve, for heads that go through episodes one by one
 
 
@@ -173,12 +175,13 @@ class _Run:
 
 def _possible_way(task: EvaluationTask, by_class: list[NDArray[numpy.int64]], remarks: list[str]) -> int:
     able = sum(len(rows) > min(task.shots) for rows in by_class)
-    if able >= task.way:
-        return task.way
+    way = task.way or USUAL_WAY
+    if able >= way:
+        return way
     if able < 2:
         raise InvalidInput(
             f"{task.dataset} has {able} classes with at least {min(task.shots) + 1} photos; episodes need two. "
             "Give more photos a class."
         )
-    remarks.append(f"{able} classes have enough photos: {able}-way episodes in place of {task.way}-way.")
+    remarks.append(f"{able} classes have enough photos: {able}-way episodes in place of {way}-way.")
     return able

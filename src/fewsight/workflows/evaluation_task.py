@@ -21,7 +21,7 @@ class EvaluationTask:
     backbone: str = "auto"
     head: str = "prototypes"
     against: str | None = None
-    way: int = 5
+    way: int | None = None
     shots: tuple[int, ...] = (1, 5)
     query: int = 15
     episodes: int = 600
@@ -37,6 +37,10 @@ class EvaluationTask:
     skip_empty: bool = False
     save_episodes: Path | None = None
     load_episodes: Path | None = None
+    fold: int | None = None
+    supports: Literal["labels", "masks"] = "labels"
+    episode_task: Literal["fs-cs", "fs-s", "fs-c"] = "fs-cs"
+    void: Literal["strict", "published"] = "strict"
 
     @property
     def dataset(self) -> str:

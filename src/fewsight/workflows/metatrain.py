@@ -43,6 +43,9 @@ from fewsight.training.settings import HOUSEKEEPING, TrainingSettings
 from fewsight.training.sharding import full_state
 from fewsight.training.step import on_device
 from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
+from fewsight.training.settings import TrainingSettings
+from fewsight.workflows.metatrain_dense import SMALL, DenseRun, Supervision, is_dense, metatrain_dense
+from fewsight.workflows.recipes import as_values, read_recipe
 from fewsight.workflows.run_record import RunRecord, record_run
 from fewsight.workflows.training_run import stored_once, training_run
 
@@ -280,6 +283,7 @@ def metatrain(
     overrides: Sequence[str] = (),
     head: str | None = None,
     backbone: str | None = None,
+    supervision: Supervision | None = None,
     workers: int | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -287,7 +291,7 @@ def metatrain(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
-) -> MetatrainRun:
+) -> MetatrainRun | DenseRun:
     """Train a head and its backbone on episodes drawn from labelled photos.
 
     Args:
@@ -299,10 +303,20 @@ def metatrain(
         device: where the training runs.
         devices: processes on this machine that train together.
         seed: None takes that of a run to repeat, else 0.
+        supervision: of a dense head (`cst`): `image`, `pixel` or `mixed`; in place of the recipe's.
 
     Raises:
         FewsightError: the data does not allow the episodes, the recipe is wrong, or the run collapsed.
     """
+    if is_dense(head, recipe, overrides):
+        if devices != 1:
+            raise InvalidInput("a dense head trains in one process on stored features: leave --devices out.")
+        return metatrain_dense(
+            data, out, recipe=recipe or SMALL, overrides=overrides, backbone=backbone, supervision=supervision,
+            workers=workers, device=device, seed=seed, resume=resume, force=force, quiet=quiet,
+        )  # fmt: skip
+    if supervision is not None:
+        raise InvalidInput("--supervision belongs to dense heads: give --head cst, or leave it out.")
     if devices != 1:
         given = {**locals(), "devices": 1}
         made: MetatrainRun = launch(metatrain, given, devices)

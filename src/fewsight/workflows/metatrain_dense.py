@@ -36,6 +36,7 @@ from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
 from fewsight.files import run_folder
 from fewsight.heads.correlation_head import CorrelationHead
+from fewsight.names import choices
 from fewsight.objectives.cst import CST, JudgedPairs
 from fewsight.objectives.mask_enhancement import MaskEnhancement
 from fewsight.objectives.objective import Objective
@@ -46,15 +47,35 @@ from fewsight.training.best import BestWeights
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.pair_source import PairSource
 from fewsight.training.settings import TrainingSettings
-from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.workflows.recipes import as_values, read_recipe, recipe_values
 from fewsight.workflows.run_record import RunRecord, record_run
 
-__all__ = ["DENSE_REQUEST", "DenseRecipe", "DenseRun", "Sides", "metatrain_dense", "sides_of"]
+__all__ = [
+    "DENSE_REQUEST",
+    "SMALL",
+    "DenseRecipe",
+    "DenseRun",
+    "Sides",
+    "is_dense",
+    "metatrain_dense",
+    "sides_of",
+]
 
 DENSE_REQUEST = Request(blocks="all", attention=True, keys=True, class_query=True)
 """What stored features hold: all that any dense head reads."""
 
 Supervision = Literal["image", "pixel", "mixed"]
+
+
+SMALL = "cst_small"  # the recipe where none is given
+
+
+def is_dense(head: str | None, recipe: str | Path | None, overrides: Sequence[str]) -> bool:
+    """Whether `metatrain` is asked for a dense head: by name, or by its recipe."""
+    if head is not None:
+        return head in choices("dense heads")
+    held = recipe_values(recipe, overrides).get("head")
+    return isinstance(held, str) and held in choices("dense heads")
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,8 @@ class DenseRecipe:
         for name, low in (("mask_share", 0.0), ("guessed_supports", 0.0), ("held_out", 0.0)):
             if not low <= getattr(self, name) <= 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; expected a share in [0, 1].")
+        if self.head != "cst":
+            raise InvalidInput(f"head is {self.head!r}; the dense head that trains is 'cst'.")
         if self.pairs < 1 or self.enhancer_steps < 1 or self.validation_pairs < self.pairs:
             raise InvalidInput(
                 f"pairs, enhancer_steps and validation_pairs are {self.pairs}, {self.enhancer_steps} and "

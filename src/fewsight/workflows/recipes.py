@@ -16,7 +16,14 @@ import yaml
 from fewsight.errors import InvalidInput
 from fewsight.names import closest
 
-__all__ = ["as_values", "packaged_recipes", "read_recipe", "recorded_options", "with_overrides"]
+__all__ = [
+    "as_values",
+    "packaged_recipes",
+    "read_recipe",
+    "recipe_values",
+    "recorded_options",
+    "with_overrides",
+]
 
 Recipe = TypeVar("Recipe")
 
@@ -49,6 +56,12 @@ def read_recipe(
     if _is_record(values):
         values = {key: value for key, value in values["settings"].items() if key in _fields(kind)}
     return _checked(kind, with_overrides(values, overrides), str(name or "--set"))
+
+
+def recipe_values(name: str | Path | None, overrides: Sequence[str] = (), *, verb: str) -> dict[str, Any]:
+    """The plain values of a recipe with overrides, unchecked: they tell what kind of recipe it is."""
+    values = {} if name is None else _load(name, verb)
+    return with_overrides(values["settings"] if _is_record(values) else values, overrides)
 
 
 def recorded_options(
