@@ -15,6 +15,7 @@ from fewsight.heads.correspondence import Correspondence
 from fewsight.heads.head import Head
 from fewsight.model import SavedModel
 from fewsight.names import resolve
+from fewsight.trained_heads import cst_settings
 from fewsight.whole_photos import WholePhotoEncoder
 
 if TYPE_CHECKING:
@@ -116,23 +117,7 @@ def _described(head: Head) -> tuple[str, dict[str, Any]]:
         settings = {key: getattr(head, key) for key in _CORRESPONDENCE}
         return "correspondence", settings | {"attention": head.request.attention}
     if isinstance(head, CorrelationHead):
-        blocks = head.request.blocks
-        settings = {
-            "num_heads": head.num_heads,
-            "num_blocks": head.num_blocks,
-            "blocks": blocks if blocks == "all" else list(blocks),
-            "pools": list(head.learner.pools),
-            "mask_reduction": head.learner.mask_reduction,
-            "pseudo_masks": head.pseudo_masks,
-            "shots": head.shots,
-        }
-        try:
-            _rebuilt("cst", settings).load_state_dict(head.state_dict())
-        except RuntimeError as error:
-            raise InvalidInput(
-                "a cst head with widths of its own cannot be saved in a model folder."
-            ) from error
-        return "cst", settings
+        return "cst", cst_settings(head)
     raise InvalidInput(f"a head of type {type(head).__name__} cannot be saved; use correspondence or cst.")
 
 

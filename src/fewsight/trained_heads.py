@@ -35,6 +35,7 @@ def cst_settings(head: CorrelationHead) -> dict[str, Any]:
         "mask_reduction": head.learner.mask_reduction,
         "pseudo_masks": head.pseudo_masks,
         "shots": head.shots,
+        "centred_width": head.centred_width,
     }
 
 

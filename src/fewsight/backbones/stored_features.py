@@ -8,6 +8,7 @@ budget are encoded again when they are drawn.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class StoredFeatures:
         digests: of each photo's content.
         sizes: height and width of each upright photo in pixels.
         left_out: file and reason of each photo that cannot be read.
+        memory: bytes of features that are held in memory, too; those drawn last stay.
     """
 
     collection: Collection
@@ -47,6 +49,8 @@ class StoredFeatures:
     digests: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    memory: int = 2**30
+    _held: OrderedDict[int, Features] = field(default_factory=OrderedDict, repr=False, compare=False)
     _busy: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -57,10 +61,11 @@ class StoredFeatures:
         wanted = [int(row) for row in index]
         distinct = sorted(set(wanted))
         with self._busy:  # several threads make batches; one at a time goes to the cache and the network
-            kept = {row: self._kept(row) for row in distinct}
+            kept = {row: self._held.get(row) or self._kept(row) for row in distinct}
             absent = [row for row, found in kept.items() if found is None]
             for start in range(0, len(absent), BATCH):
                 kept |= self._encoded(absent[start : start + BATCH])
+            self._hold({row: found for row, found in kept.items() if found is not None})
         place = {row: number for number, row in enumerate(distinct)}
         joined = concatenate([found for found in kept.values() if found is not None])
         return joined.rows([place[row] for row in wanted]).to(torch.float32)
@@ -76,6 +81,14 @@ class StoredFeatures:
             tuple(self.sizes[row] for row in rows),
         )
 
+    def _hold(self, rows: dict[int, Features]) -> None:
+        for row, found in rows.items():
+            self._held[row] = found
+            self._held.move_to_end(row)
+        size = sum(_bytes(found) for found in rows.values()) // len(rows)
+        while len(self._held) * size > self.memory:
+            self._held.popitem(last=False)
+
     def _kept(self, row: int) -> Features | None:
         entry = self.cache.get(_key(self.encoder, self.digests[row]))
         return None if entry is None else entry[0]
@@ -89,6 +102,12 @@ class StoredFeatures:
         found = {row: fresh.rows(slice(n, n + 1)) for n, row in enumerate(rows)}
         self.cache.put({_key(self.encoder, self.digests[row]): (one, {}) for row, one in found.items()})
         return found
+
+
+def _bytes(features: Features) -> int:
+    sizes: list[int] = []
+    features.map(lambda tensor: sizes.append(tensor.nbytes) or tensor)  # type: ignore[func-returns-value]
+    return sum(sizes)
 
 
 def store_features(
@@ -131,7 +150,8 @@ def store_features(
             cache.put(entries)
             bar.advance(len(batch.outcomes))
     if not kept:
-        raise InvalidInput(f"none of {len(collection)} photos can be read.")
+        reason = f" (the first, {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
+        raise InvalidInput(f"none of {len(collection)} photos can be read{reason}.")
     return StoredFeatures(
         collection.select(numpy.array(kept)), encoder, cache, tuple(digests), tuple(sizes), tuple(left_out)
     )

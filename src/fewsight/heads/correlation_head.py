@@ -56,6 +56,10 @@ class CorrelationHead(Head):
         shots: `"average"` of the answers of a class's images, as published, or `"joint"` attention over all of
             them (`CorrelationTransformer.correlate_jointly`), which costs little more than one.
 
+        centred_width: D, to take a fixed vector from the tokens of each block before they become directions (the mean
+            patch of the training photos, `centre_on`): cosines of a network whose tokens have a strong common direction
+            are all high, and the head learns several times faster without it. 0 = not, as published.
+
     Differs from the authors' code in the defaults of `mask_reduction` and `pseudo_masks`; `published` restores
     them.
     """
@@ -71,6 +75,7 @@ class CorrelationHead(Head):
         mask_reduction: MaskReduction = "area",
         pseudo_masks: PseudoMask = "attention",
         shots: Literal["average", "joint"] = "average",
+        centred_width: int = 0,
     ) -> None:
         super().__init__()
         if shots not in ("average", "joint"):
@@ -84,6 +89,9 @@ class CorrelationHead(Head):
         self.learner = CorrelationTransformer(
             num_heads * num_blocks, widths, pools, mask_reduction=mask_reduction
         )
+        self.centred_width = centred_width
+        if centred_width:
+            self.register_buffer("centre", torch.zeros(num_blocks, centred_width))
         self.enhancer = PseudoMaskEnhancer(num_heads) if pseudo_masks == "enhanced" else None
         by_keys = pseudo_masks in ("published", "enhanced")
         self.request = Request(
@@ -94,6 +102,8 @@ class CorrelationHead(Head):
     def for_backbone(cls, backbone: Backbone, **settings: Any) -> CorrelationHead:
         """A head for all blocks of `backbone`, with pools that fit the grid of its usual input.
 
+        `centred_width=-1` stands for the backbone's width.
+
         Raises:
             InvalidInput: the backbone has no blocks or attention heads.
         """
@@ -101,6 +111,8 @@ class CorrelationHead(Head):
             raise InvalidInput(f"{backbone.name} has no attention blocks; CST needs a vision transformer.")
         side = min(backbone.image_size) // backbone.stride
         pools = (4, 3) if side >= 12 else (2, 4) if side >= 8 else (3, 2)
+        if settings.get("centred_width") == -1:
+            settings["centred_width"] = backbone.dim
         return cls(backbone.num_heads, backbone.depth, **{"pools": pools, **settings})
 
     @classmethod
@@ -207,7 +219,22 @@ class CorrelationHead(Head):
             raise InvalidInput(
                 "the features hold no block outputs; ask the backbone with the head's `request`."
             )
-        return features.blocks
+        if not self.centred_width:
+            return features.blocks
+        cls, patches = features.blocks
+        centre = self.get_buffer("centre").to(patches.dtype)
+        return BlockTokens(None if cls is None else cls - centre, patches - centre[:, None, None])
+
+    def centre_on(self, images: Features) -> None:
+        """Set the vector that is taken from tokens: the mean patch of each block over some images.
+
+        Raises:
+            InvalidInput: the head was not made for that, or the features hold no block outputs of its width.
+        """
+        blocks = images.blocks
+        if not self.centred_width or blocks is None or blocks.patches.shape[-1] != self.centred_width:
+            raise InvalidInput("the head has no centred_width, or the features do not fit it.")
+        self.get_buffer("centre").copy_(blocks.patches.mean((0, 2, 3)))
 
     def _seen(self, support: Support, guessed: Tensor | None, image: int, way: int) -> tuple[Tensor, ...]:
         """Seen tokens of one pair at the input of each block."""

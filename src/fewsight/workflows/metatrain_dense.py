@@ -67,6 +67,7 @@ DENSE_REQUEST = Request(blocks="all", attention=True, keys=True, class_query=Tru
 Supervision = Literal["image", "pixel", "mixed"]
 
 
+CENTRED_ON = 64  # training photos whose mean patch centres the tokens
 SMALL = "cst_small"  # the recipe where none is given
 
 
@@ -96,6 +97,7 @@ class DenseRecipe:
         pairs: of a batch.
         draw: `photos` as published, or `classes`.
         guessed_supports: share of supports whose mask is held back in training.
+        class_weight, foreground_weight: of `cst_loss`.
         enhancer_steps: of the enhancer (`mixed`).
         validation_pairs, validation_every: pairs of held-out classes, judged every so many steps.
         features_gib: disk budget of the stored features.
@@ -117,6 +119,8 @@ class DenseRecipe:
     pairs: int = 12
     draw: Literal["photos", "classes"] = "photos"
     guessed_supports: float = 0.0
+    class_weight: float = 0.1
+    foreground_weight: float = 1.0
     enhancer_steps: int = 400
     validation_pairs: int = 240
     validation_every: int = 250
@@ -292,7 +296,10 @@ class _Run:
     def run(self, collection: Collection, cache: FeatureCache, workers: int | None) -> DenseRun:
         torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
         head = self._head()
-        objective = CST(self.backbone, head)
+        objective = CST(
+            self.backbone, head, class_weight=self.recipe.class_weight,
+            foreground_weight=self.recipe.foreground_weight,
+        )  # fmt: skip
         # One request for every supervision, so that all runs on a folder share what is stored.
         encoder = Encoder(self.backbone, DENSE_REQUEST, precision="fp32")
         photos = store_features(encoder, collection, cache, workers=workers)
@@ -303,6 +310,11 @@ class _Run:
         remarks.append(self._told(masked, sides))
         for remark in remarks:
             say(remark)
+        if head.centred_width:
+            some = sides.train_rows[
+                numpy.linspace(0, len(sides.train_rows) - 1, CENTRED_ON).round().astype(int)
+            ]
+            head.centre_on(photos.rows(some))
         source = self._source(photos, maps, masked, sides.train, sides.train_rows, "training pairs")
         if head.enhancer is not None and not self._enhanced(head, source):
             return DenseRun(self.folder, TrainingResult(0, False, {}, 0.0, 0.0), None, -1, tuple(remarks))
