@@ -42,10 +42,8 @@ from fewsight.training.loop import TrainingResult, train
 from fewsight.training.settings import HOUSEKEEPING, TrainingSettings
 from fewsight.training.sharding import full_state
 from fewsight.training.step import on_device
-from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
-from fewsight.training.settings import TrainingSettings
 from fewsight.workflows.metatrain_dense import SMALL, DenseRun, Supervision, is_dense, metatrain_dense
-from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
 from fewsight.workflows.training_run import stored_once, training_run
 

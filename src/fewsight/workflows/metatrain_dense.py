@@ -32,6 +32,7 @@ from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.label_maps import LabelMaps
 from fewsight.data.layouts import read_layout
+from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
 from fewsight.files import run_folder
@@ -47,7 +48,7 @@ from fewsight.training.best import BestWeights
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.pair_source import PairSource
 from fewsight.training.settings import TrainingSettings
-from fewsight.workflows.recipes import as_values, read_recipe, recipe_values
+from fewsight.workflows.recipes import as_values, read_recipe, recipe_values, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
 
 __all__ = [
@@ -75,7 +76,7 @@ def is_dense(head: str | None, recipe: str | Path | None, overrides: Sequence[st
     """Whether `metatrain` is asked for a dense head: by name, or by its recipe."""
     if head is not None:
         return head in choices("dense heads")
-    held = recipe_values(recipe, overrides).get("head")
+    held = recipe_values(recipe, overrides, verb="metatrain").get("head")
     return isinstance(held, str) and held in choices("dense heads")
 
 
@@ -244,7 +245,8 @@ def metatrain_dense(
     backbone: str | None = None,
     supervision: Supervision | None = None,
     workers: int | None = None,
-    seed: int = 0,
+    device: str = "auto",
+    seed: int | None = None,
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -261,13 +263,15 @@ def metatrain_dense(
     Raises:
         FewsightError: the data does not allow the supervision, the recipe is wrong, or a loss is not finite.
     """
-    chosen = read_recipe(DenseRecipe, recipe, overrides)
+    chosen = read_recipe(DenseRecipe, recipe, overrides, verb="metatrain")
+    options, _ = recorded_options(DenseRecipe, recipe, verb="metatrain")
+    seed = int(options.get("seed", 0)) if seed is None else seed
     chosen = replace(
         chosen, backbone=backbone or chosen.backbone, supervision=supervision or chosen.supervision
     )
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         reading = read_layout(data, class_level=chosen.class_level)
-        loaded = squashed(load_backbone(chosen.backbone), chosen.image_size)
+        loaded = squashed(load_backbone(chosen.backbone), chosen.image_size).to(resolve_device(device))
         values = {**as_values(chosen), "backbone": loaded.name, "seed": seed}
         record = RunRecord("metatrain", values, {"data": fingerprint(reading.collection)})
         record_run(folder, record, resume=resume)
