@@ -217,14 +217,24 @@ def test_a_class_with_many_photos_has_its_own_threshold():
     assert len(set(thresholds.value.tolist())) == 3
     assert thresholds.own == (0, 1)
     assert (
-        "by its own photos: 2 classes; all classes together (too few photos): 1 class." in thresholds.sentence
+        "each by its own photos: 2 classes; with all others (too few photos): 1 class." in thresholds.sentence
     )
     named = fitted(small)[0].misfit(0.9, ["fox", "owl", "hare"]).sentence
-    assert "by its own photos: fox, owl; all classes together (too few photos): hare." in named
+    assert "each by its own photos: fox, owl; with all others (too few photos): hare." in named
     trust = fitted(small)[0]
     mine = trust.left_out_misfit[trust.left_out_class == 0].sort().values
     assert thresholds.value[0] == mine[math.ceil(41 * 0.9) - 1]
     assert "all classes together" in fitted(task(5)[0])[0].misfit(0.9).sentence
+
+
+def test_small_classes_share_a_threshold_of_their_own_photos_where_these_are_enough():
+    support, _, _ = task(40, ways=4, spread=2.0)
+    trust = fitted(support.rows(torch.tensor([*range(80), *range(80, 86), *range(120, 126)])))[0]
+    thresholds = trust.misfit(0.9)  # 40, 40, 6 and 6 photos; nine are needed
+    assert thresholds.own == (0, 1)
+    rest = trust.left_out_misfit[trust.left_out_class >= 2].sort().values
+    assert thresholds.value[2:].tolist() == [rest[math.ceil(13 * 0.9) - 1]] * 2
+    assert "together (too few photos): 2 classes." in thresholds.sentence
 
 
 def test_sets_hold_all_labels_of_a_photo_with_several():

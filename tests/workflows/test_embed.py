@@ -123,6 +123,59 @@ embed({str(pile)!r}, {str(broken)!r}, **{SETTINGS!r})
     assert read_record(broken) == read_record(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_killed_ten_times_and_still_the_same_bytes(tmp_path: Path) -> None:
+    pile = write_pile(tmp_path / "pile", each=8)
+    settings = SETTINGS | {"batch_size": 1, "shard_size": 2, "workers": 1}
+    whole = contents(run(pile, tmp_path / "whole", **settings).folder)  # twelve shards
+    # one process imports everything; ten children die in turn, within the writing of a shard or right after it
+    script = f"""
+import os, signal
+from fewsight.workflows.embed import embed
+import fewsight.files
+flush = os.fsync
+for kill in range(10):
+    child = os.fork()
+    if not child:
+        written = []
+        def killing(number):
+            flush(number)
+            written.append(number)
+            if len(written) == 1 + kill % 3 + (kill == 0):  # the first also writes run.yaml
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.fsync = killing
+        embed({str(pile)!r}, {str(tmp_path / "broken")!r}, **{settings!r}, resume=kill > 0)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (kill, status)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=300)
+    assert 0 < len(list((tmp_path / "broken").glob("features-*"))) < 12
+    result = run(pile, tmp_path / "broken", resume=True, **settings)
+    assert contents(result.folder) == whole
+    assert not list(result.folder.glob(".features*.part"))
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_give_the_shards_of_one(pile: Path, tmp_path: Path) -> None:
+    whole = contents(run(pile, tmp_path / "whole").folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command += ["-m", "fewsight.cli", "embed", str(pile), "--out", str(tmp_path / "ranks"), "--threads", "1"]
+    command += [
+        "--backbone",
+        "fewsight-bundled",
+        "--image-size",
+        "64",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    command += ["--batch-size", "2", "--shard-size", "4", "--quiet"]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    assert contents(tmp_path / "ranks") == whole
+
+
 def test_a_finished_run_is_not_made_again(
     pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

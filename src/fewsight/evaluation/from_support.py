@@ -203,7 +203,9 @@ class Trust:
     def misfit(self, coverage: float, names: Sequence[str] = ()) -> LabelThresholds:
         """The largest one-minus-probability that a label in the set may have.
 
-        A class with twice the photos that the coverage needs has its own threshold; the others share one.
+        A class with twice the photos that the coverage needs has its own threshold. The others share one, from their
+        own photos where these are enough together, else from those of all classes: large classes that are easy to
+        tell would promise too much for small ones.
 
         Args:
             coverage: share of sets that hold the true label (all true labels of a photo with several), in (0, 1).
@@ -227,7 +229,13 @@ class Trust:
             if len(inside) >= 2 * _needed(alpha):
                 value[column] = _quantile(inside, alpha)
                 own.append(column)
-        return LabelThresholds(value, self._coverage_sentence(coverage, n, own, names), tuple(own))
+        shared = [column for column in range(self.classes) if column not in set(own)]
+        rest = self.left_out_misfit[torch.isin(self.left_out_class, torch.tensor(shared, dtype=torch.long))]
+        apart = bool(own) and len(rest) >= _needed(alpha)
+        if apart:
+            value[shared] = _quantile(rest, alpha)
+        sentence = self._coverage_sentence(coverage, own, shared, names, apart=apart)
+        return LabelThresholds(value, sentence, tuple(own))
 
     def label_sets(self, probabilities: Tensor, coverage: float) -> Tensor:
         """Which labels can be meant, bool `[Q, K]`; the most probable one always is, which only adds to the coverage.
@@ -246,18 +254,19 @@ class Trust:
         best = probabilities == probabilities.amax(1, keepdim=True)
         return (1 - probabilities.double() <= thresholds.value) | best
 
-    def _coverage_sentence(self, coverage: float, n: int, own: list[int], names: Sequence[str]) -> str:
+    def _coverage_sentence(
+        self, coverage: float, own: list[int], shared: list[int], names: Sequence[str], *, apart: bool
+    ) -> str:
         labels = "all true labels" if self.several else "the true label"
+        n = len(self.left_out_misfit)
         text = f"About {100 * coverage:.3g} % of the sets hold {labels}, judged by {n} support photos"
         if not own:
             return f"{text}, all classes together."
-        shared = [column for column in range(self.classes) if column not in set(own)]
-        text += f"; calibrated by its own photos: {_classes(own, names)}"
-        return (
-            f"{text}; all classes together (too few photos): {_classes(shared, names)}."
-            if shared
-            else f"{text}."
-        )
+        text += f"; each by its own photos: {_classes(own, names)}"
+        if not shared:
+            return f"{text}."
+        how = "together" if apart else "with all others"
+        return f"{text}; {how} (too few photos): {_classes(shared, names)}."
 
     def promises(self, names: Sequence[str], coverages: Sequence[float] = (0.8, 0.9, 0.95)) -> dict[str, Any]:
         """What label sets of each coverage rest on, as plain values: classes by their own photos, and pooled ones."""
