@@ -9,7 +9,17 @@ from typing import Literal
 
 from fewsight.data.collection import Collection
 
-__all__ = ["SPLITS", "Labels", "Layout", "Reading", "counted", "described", "listing"]
+__all__ = [
+    "SPLITS",
+    "Labels",
+    "Layout",
+    "Reading",
+    "counted",
+    "described",
+    "listing",
+    "nothing_there",
+    "photos_of",
+]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "all": "all"}
 SHOWN = 10  # names in a warning
@@ -45,9 +55,10 @@ class Reading:
 
 def described(collection: Collection, layout: Layout, ignored: dict[str, int]) -> str:
     """One line for people."""
-    parts = [f"{len(collection):,} photos"]
+    parts = [photos_of(len(collection))]
     if collection.classes:
-        parts[0] += f" of {len(collection.classes):,} classes"
+        count = len(collection.classes)
+        parts[0] += " of 1 class" if count == 1 else f" of {count:,} classes"
     if collection.split_names:
         sizes = Counter(collection.splits.tolist())
         parts.append(
@@ -62,6 +73,23 @@ def described(collection: Collection, layout: Layout, ignored: dict[str, int]) -
     return f"{layout}: {'; '.join(parts)}"
 
 
+def photos_of(count: int) -> str:
+    """A number of photos.
+
+    >>> photos_of(1), photos_of(1200)
+    ('1 photo', '1,200 photos')
+    """
+    return "1 photo" if count == 1 else f"{count:,} photos"
+
+
+def nothing_there(reading: Reading, source: object) -> tuple[str, ...]:
+    """A warning if there is no photo at all; what was passed over may say why."""
+    if len(reading.collection):
+        return ()
+    passed = f" (passed over: {counted(reading.ignored)})" if reading.ignored else ""
+    return (f"{source} holds no photo{passed}.",)
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Names with their counts, in the order of names."""
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
@@ -70,4 +98,4 @@ def counted(counts: Mapping[str, int]) -> str:
 def listing(names: Sequence[str]) -> str:
     """How many, and the first names."""
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return f"{len(names):,} {'photo' if len(names) == 1 else 'photos'} ({shown})"
+    return f"{photos_of(len(names))} ({shown})"

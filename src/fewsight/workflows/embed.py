@@ -28,6 +28,7 @@ from fewsight.backbones.loading import load_backbone
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
+from fewsight.data.reading import nothing_there, photos_of
 from fewsight.errors import FewsightError, InvalidInput, RunExists, UnreadableImage
 from fewsight.files import LOCK, run_folder, said_of_disk
 from fewsight.progress import Progress, quieted
@@ -84,9 +85,10 @@ class Embedding:
         """The result in words."""
         yield from self.remarks
         told = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
-        yield f"{self.photos} photos, {self.width} numbers each, {self.shards} shards: {told or 'none'}."
+        shards = "1 shard" if self.shards == 1 else f"{self.shards} shards"
+        yield f"{photos_of(self.photos)}, {self.width} numbers each, {shards}: {told or 'none'}."
         if self.missing:
-            yield f"{self.missing} shards are left to the other parts; the last one completes index.csv."
+            yield f"Shards left to the other parts: {self.missing}; the last part completes index.csv."
         yield f"Index: {self.folder / 'index.csv'}"
 
 
@@ -143,7 +145,8 @@ def embed(
         with _folder(Path(out), part, resume=resume, force=force) as folder, _threads(folder, threads):
             encoder = _encoder(backbone, image_size, precision, device, batch_size)
             size = -(-shard_size // encoder.batch_size) * encoder.batch_size
-            run = _Run(reading.collection, folder, encoder, size, part, strict, workers, reading.warnings)
+            remarks = (*reading.warnings, *nothing_there(reading, photos))
+            run = _Run(reading.collection, folder, encoder, size, part, strict, workers, remarks)
             return run.run(Path(photos), resume=resume or part.of > 1)
 
 

@@ -26,7 +26,7 @@ from fewsight.data.label_csv import read_label_file
 from fewsight.data.layouts import Reading, read_layout
 from fewsight.data.loading import Outcome
 from fewsight.data.named_photos import labels_in_names
-from fewsight.data.reading import SPLITS, Labels, described, listing
+from fewsight.data.reading import SPLITS, described, listing
 from fewsight.errors import InvalidInput
 from fewsight.workflows.feature_shards import PhotoRow, read_shard, shard_number, shard_paths
 from fewsight.workflows.run_record import read_record
@@ -112,7 +112,7 @@ class EmbeddedPhotos:
 
     def pile(self) -> Reading:
         """All photos in order, with the labels that their layout gives, if any."""
-        found = self._layout("optional")
+        found = self._layout()
         return self._by_names() if found is None else found
 
     def labelled(
@@ -123,19 +123,22 @@ class EmbeddedPhotos:
         Raises:
             InvalidInput: there is none, or the photos have changed since.
         """
-        reading = self._layout(
-            "required", class_level=class_level, skip_empty=skip_empty, group_column=group_column
-        )
-        if reading is None:
+        there = self._layout()
+        if there is None:
             reading = self._by_names(class_level)
-            kept = reading.collection.labelled()
-            if not kept.any():
-                raise InvalidInput(
-                    f"the photos of {self.folder} lie in no class folders, so that they have no labels: give a CSV of "
-                    "labels with --labels."
-                )
-            reading = replace(reading, collection=reading.collection.select(kept))
-        return reading
+        elif there.collection.labelled().any():
+            reading = read_layout(
+                self.source, class_level=class_level, skip_empty=skip_empty, group_column=group_column
+            )
+        else:
+            reading = there
+        kept = reading.collection.labelled()
+        if not kept.any():
+            raise InvalidInput(
+                f"the photos of {self.folder} lie in no class folders, so that they have no labels: give a CSV of "
+                "labels with --labels."
+            )
+        return replace(reading, collection=reading.collection.select(kept))
 
     def labelled_by(self, file: Path) -> Reading:
         """The photos that a CSV of labels (or a corrected `predictions.csv`) names.
@@ -169,8 +172,12 @@ class EmbeddedPhotos:
         names = _Names(self.names(), self.source)
         return bool(rows) and 2 * sum(names.find(row.image) is not None for row in rows) >= len(rows)
 
-    def _layout(self, labels: Labels, **options: Any) -> Reading | None:
-        """The photos as they lie on the disk; None where they are gone."""
+    def _layout(self) -> Reading | None:
+        """The photos as they lie on the disk; None where they are gone.
+
+        Raises:
+            InvalidInput: they have changed since.
+        """
         if not os.path.lexists(self.source):
             return None
         there = read_layout(self.source, labels="optional")
@@ -178,7 +185,7 @@ class EmbeddedPhotos:
             raise InvalidInput(
                 f"the photos in {self.source} have changed since {self.folder} was made: run `fewsight embed` again."
             )
-        return there if labels == "optional" else read_layout(self.source, **options)
+        return there
 
     def _root(self) -> str:
         folder = self.source if self.source.suffix.lower() not in (".csv", ".tsv") else self.source.parent

@@ -12,6 +12,7 @@ from fewsight import __version__
 from fewsight.backbones.encode import Encoder
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.classifier import FewShotClassifier
+from fewsight.data.reading import nothing_there, photos_of
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.evaluation.intervals import Interval, proportion_interval
 from fewsight.files import run_folder, sha256
@@ -81,9 +82,10 @@ class PredictionRun:
     def sentences(self) -> Iterator[str]:
         """The result in words."""
         told = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
-        yield f"{len(self.rows)} photos: {told or 'none'}."
+        yield f"{photos_of(len(self.rows))}: {told or 'none'}."
         if self.accuracy is not None:
-            yield f"Right on the {self.accuracy.n} answered photos whose class is known: {self.accuracy.percent()}."
+            known = photos_of(self.accuracy.n)
+            yield f"Right, of {known} with an answer whose class is known: {self.accuracy.percent()}."
         yield from self.remarks
         yield f"Report: {self.folder / 'report.html'}"
         yield from self.next_steps
@@ -173,7 +175,7 @@ class _Run:
 
     def run(self) -> PredictionRun:
         pile = read_pile(self.queries)
-        self.remarks += pile.reading.warnings
+        self.remarks += (*pile.reading.warnings, *nothing_there(pile.reading, self.queries))
         if self.sort_into is not None and not pile.present:
             raise InvalidInput(
                 f"--sort-into needs the photos, and {pile.collection.root} is gone: leave it out, or give the photos."
