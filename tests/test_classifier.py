@@ -269,6 +269,18 @@ class TestPhotos:
             assert all(
                 round(8 * place) % 2 == 1 for place in (*match.query, *match.support)
             )  # centres of a 4 x 4 grid
+        assert found.runner_up != "red"
+        assert len(found.evidence) == len(found.evidence[0]) == 4
+        heat = numpy.array(found.evidence)
+        assert abs(heat).max() == pytest.approx(1)
+        other = classifier.explain(paths[0], found.runner_up)
+        numpy.testing.assert_allclose(numpy.array(other.evidence), -heat, atol=1e-6)
+        assert other.patches == found.patches_of_runner_up
+        places = [match.query for match in found.patches]
+        apart = [numpy.hypot(a - c, b - d) for n, (a, b) in enumerate(places) for c, d in places[n + 1 :]]
+        assert not apart or min(apart) > 2 / 4
+        x, y = found.patches[0].query
+        assert heat[int(4 * y), int(4 * x)] == heat.max()  # the strongest place comes first
 
     def test_features_of_photos_serve_in_their_place(self, tmp_path):
         paths, labels = painted(tmp_path)

@@ -37,6 +37,7 @@ from fewsight.names import choices, resolve
 from fewsight.photo_input import PhotoEncoder, as_features, checked_labels, file_names, is_photos
 from fewsight.predictions import Explanation
 from fewsight.reasons import explanation
+from fewsight.trained_head import make_head
 
 __all__ = ["FewShotClassifier"]
 
@@ -135,9 +136,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InvalidInput(
                 f"head {self.head!r} compares patches, which features [N, D] have not: give photos."
             )
-        if issubclass(made, VectorHead):
-            return made(pooling=encoder.backbone.pooling if encoder else "cls")
-        return made()
+        if encoder is None:
+            return make_head(self.head, None, "cls")
+        return make_head(self.head, self.backbone, encoder.backbone.pooling)
 
     def _condition(self, features: Features, labels: list[tuple[Hashable, ...]]) -> None:
         """Everything that is learnt, from features and labels of all supports."""

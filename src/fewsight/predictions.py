@@ -37,13 +37,23 @@ class MatchedPatch:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a photo got its label: the nearest support photos, and matched patches where the head has them."""
+    """Why a photo got its label: the nearest support photos, and matched patches where the head has them.
+
+    Attributes:
+        label, runner_up: the class spoken for, and its strongest rival ("" where there is none).
+        nearest, nearest_of_runner_up: support photos of each.
+        patches, patches_of_runner_up: places that spoke most for each, the strongest first, apart from one another.
+        evidence: the heat map: for each place of the photo, row by row, how much better the label explains it than
+            the runner-up, in [-1, 1] (1 = the strongest place of the photo); empty where the head has no places.
+    """
 
     label: str
     runner_up: str
     nearest: tuple[SupportMatch, ...]
     nearest_of_runner_up: tuple[SupportMatch, ...] = ()
     patches: tuple[MatchedPatch, ...] = ()
+    patches_of_runner_up: tuple[MatchedPatch, ...] = ()
+    evidence: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

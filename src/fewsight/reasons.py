@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from fewsight.predictions import Explanation, MatchedPatch, SupportMatch
 __all__ = ["explanation"]
 
 NEAREST = 3  # support photos of a class
-PATCHES = 12  # matched patches, those with the largest share of attention
+PATCHES = 12  # matched patches of a class
+APART = 2.0  # steps of the grid between two of them at least: neighbours say the same twice
 
 
 def explanation(
@@ -40,12 +42,16 @@ def explanation(
     others = scores.clone()
     others[column] = -torch.inf
     rival = int(others.argmax()) if len(scores) > 1 else None
+    places = _places((column, rival), support, conditioned, features)
+    evidence = () if places is None else places.heat
     return Explanation(
         support.names[column],
         "" if rival is None else support.names[rival],
         _nearest(similarity, column, support, files),
         () if rival is None else _nearest(similarity, rival, support, files),
-        _patches(column, support, files, conditioned, features),
+        () if places is None else _patches(places, 0, column, support, files),
+        () if places is None or rival is None else _patches(places, 1, rival, support, files),
+        evidence,
     )
 
 
@@ -61,23 +67,63 @@ def _nearest(similarity: Tensor, column: int, support: Support, files: list[str]
     )
 
 
-def _patches(
-    column: int, support: Support, files: list[str], conditioned: Any, features: Features
-) -> tuple[MatchedPatch, ...]:
+class _Places(NamedTuple):
+    """What a head that compares places found in one photo, for a class and its rival."""
+
+    matches: tuple[Any, ...]  # `Matches` of each
+    favour: tuple[Tensor, ...]  # [P]: how much better than the other each explains a place
+    grid: tuple[int, int]  # of the photo
+    support_grid: tuple[int, int]
+
+    @property
+    def heat(self) -> tuple[tuple[float, ...], ...]:
+        """`favour` of the class over its largest size, row by row."""
+        largest = float(self.favour[0].abs().max()) or 1.0
+        rows = (self.favour[0] / largest).view(self.grid).tolist()
+        return tuple(tuple(row) for row in rows)
+
+
+def _places(
+    columns: tuple[int, int | None], support: Support, conditioned: Any, features: Features
+) -> _Places | None:
     if features.patches is None or not hasattr(conditioned, "matches"):
-        return ()
-    found = conditioned.matches(features, support.names[column])
-    weight = found.weight[0, :, 0]  # [P]
-    rows = _members(column, support).tolist()
+        return None
+    found = tuple(conditioned.matches(features, support.names[c]) for c in columns if c is not None)
+    distances = [matches.distance[0] for matches in found]  # [P] each
+    if len(distances) == 1:  # no rival: places that the class explains better than the mean place
+        favour: tuple[Tensor, ...] = (distances[0].mean() - distances[0],)
+    else:
+        favour = (distances[1] - distances[0], distances[0] - distances[1])
+    grid = (features.patches.shape[1], features.patches.shape[2])
+    return _Places(found, favour, grid, conditioned.grid)
+
+
+def _patches(
+    places: _Places, which: int, column: int, support: Support, files: list[str]
+) -> tuple[MatchedPatch, ...]:
+    """The places that speak most for a class, each with the support place that answered most for it."""
+    found, rows = places.matches[which], _members(column, support).tolist()
     return tuple(
         MatchedPatch(
-            _centre(patch, (features.patches.shape[1], features.patches.shape[2])),
-            files[rows[int(found.support[0, patch, 0])]],
-            _centre(int(found.position[0, patch, 0]), conditioned.grid),
-            float(weight[patch]),
+            _centre(place, places.grid),
+            files[rows[int(found.support[0, place, 0])]],
+            _centre(int(found.position[0, place, 0]), places.support_grid),
+            float(found.weight[0, place, 0]),
         )
-        for patch in weight.argsort(descending=True, stable=True)[:PATCHES].tolist()
+        for place in _spread(places.favour[which], places.grid)
     )
+
+
+def _spread(favour: Tensor, grid: tuple[int, int]) -> list[int]:
+    """The places with the largest favour, none within `APART` steps of a stronger one."""
+    chosen: list[int] = []
+    for place in favour.argsort(descending=True, stable=True).tolist():
+        row, column = divmod(place, grid[1])
+        if all(math.dist((row, column), divmod(other, grid[1])) > APART for other in chosen):
+            chosen.append(place)
+        if len(chosen) == PATCHES:
+            break
+    return chosen
 
 
 def _centre(position: int, grid: tuple[int, int]) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def make_head(name: str, backbone: Any, pooling: Any) -> Head:
     if isinstance(backbone, (str, Path)) and Path(backbone).is_dir():
         trained = trained_head(backbone)
         if trained is not None and type(trained) is made and any(True for _ in trained.parameters()):
-            return trained
+            return trained.requires_grad_(False)
     head: Head = made(pooling=pooling) if issubclass(made, VectorHead) else made()
     return head
 

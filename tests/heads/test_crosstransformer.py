@@ -411,3 +411,60 @@ def test_head_errors():
         CrossTransformer(7).condition(support())
     with pytest.raises(InvalidInput, match="attention_temperature"):
         CrossTransformer(attention_temperature=0)
+
+
+def test_attention_is_the_heat_map_of_the_matches(head):
+    queries, conditioned = patches(2, seed=1), head.condition(support())
+    maps = conditioned.attention(queries, "b")
+    assert maps.shape == (2, 6, 3, 2, 3)
+    same(maps.sum((2, 3, 4)), torch.ones(2, 6).double())
+    found = conditioned.matches(queries, "b", top=18)
+    flat = maps.flatten(2)
+    same(found.weight, flat.sort(2, descending=True).values)
+    same(flat.gather(2, found.support * 6 + found.position), found.weight)
+    with pytest.raises(InvalidInput, match="no class 'z'"):
+        conditioned.attention(queries, "z")
+
+
+def test_aligned_prototypes_lie_in_the_hull_of_the_values():
+    """Along any direction the prototype is no farther out than the outermost value of the class."""
+    given = episode()
+    generator = torch.Generator().manual_seed(3)
+    for direction in torch.randn(5, 4, generator=generator, dtype=torch.float64):
+        weight = direction[None] @ given["value_weight"]  # values along the direction, one number each
+        values = torch.einsum("dc,bcp->bpd", weight, given["supports"].flatten(2))[..., 0]
+        asked = torch.einsum("dc,bcp->bpd", weight, given["queries"].flatten(2))[..., 0]  # [Q, P]
+        logits = crosstransformer_logits(**changed(given, value_weight=weight))
+        for column, label in enumerate(given["labels"].unique()):
+            own = values[given["labels"] == label]
+            outside = (asked - own.max()).clamp(min=0)
+            outside += (own.min() - asked).clamp(min=0)
+            least = outside.square().mean(1)  # the distance to the interval, if the prototype is inside
+            assert (-logits[:, column] >= least - 1e-12).all()
+            most = torch.maximum((asked - own.min()).abs(), (asked - own.max()).abs()).square().mean(1)
+            assert (-logits[:, column] <= most + 1e-12).all()
+
+
+def test_one_class_has_no_loss_and_no_gradient():
+    given = episode(shots=(4,))
+    given["queries"].requires_grad_()
+    loss = F.cross_entropy(crosstransformer_logits(**given), torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert given["queries"].grad.abs().max() == 0
+
+
+def test_repeating_one_image_adds_log_2_to_its_scores():
+    """The class with an image twice is the class whose scores of that image are larger by log 2."""
+    given = episode(shots=(3,))
+    twice = changed(given, supports=given["supports"][[0, 0, 1, 2]], labels=given["labels"][[0, 0, 1, 2]])
+
+    def project(maps, weight):
+        return torch.einsum("dc,bcp->bpd", weight, maps.flatten(2))
+
+    q, w = (project(given["queries"], given[name]) for name in ("key_weight", "value_weight"))
+    k, v = (project(given["supports"], given[name]).flatten(0, 1) for name in ("key_weight", "value_weight"))
+    scores = q @ k.T / k.shape[1] ** 0.5
+    scores[..., : given["supports"][0, 0].numel()] += torch.tensor(2.0).double().log()
+    aligned = torch.softmax(scores, -1) @ v
+    same(crosstransformer_logits(**twice)[:, 0], -(aligned - w).square().sum(2).mean(1))

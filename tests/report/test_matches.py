@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fewsight.data.transform import Transform
-from fewsight.predictions import MatchedPatch
+from fewsight.predictions import Explanation, MatchedPatch
 from fewsight.report.matches import MOST_LINES, MOST_PHOTOS, draw_matches, seen_box
 from fewsight.report.thumbnails import Album
 from report.pages import photo_bytes
@@ -19,9 +19,15 @@ LABELS = {
 }
 
 
-def drawings(patches, classes=("heron", "ibis"), transform=None, size=(80, 40)):
+def reasons(patches, evidence=()) -> Explanation:
+    """Patches of herons speak for the answer, those of ibises for the runner-up."""
+    herons, ibises = ([p for p in patches if p.file.startswith(kind)] for kind in ("heron", "ibis"))
+    return Explanation("heron", "ibis", (), (), tuple(herons), tuple(ibises), evidence)
+
+
+def drawings(patches, evidence=(), transform=None, size=(80, 40)):
     album = Album(lambda kind, file: photo_bytes(1, size))
-    return draw_matches(album, "q.jpg", patches, LABELS, classes=classes, transform=transform)
+    return draw_matches(album, "q.jpg", reasons(patches, evidence), transform=transform)
 
 
 def random_patches(file: str, count: int) -> list[MatchedPatch]:
@@ -43,7 +49,9 @@ def test_each_class_has_its_own_drawing_and_only_the_strongest_lines() -> None:
     patches = [patch for file in LABELS for patch in random_patches(file, 9)]
     heron, ibis = drawings(patches)
     assert (heron.label, ibis.label) == ("heron", "ibis")
-    assert len(heron.lines) == len(ibis.lines) == MOST_LINES
+    assert (heron.answer, ibis.answer) == (True, False)
+    assert 0 < len(heron.lines) <= MOST_LINES
+    assert len(ibis.lines) == MOST_LINES
     assert len(heron.supports) <= MOST_PHOTOS
     for drawing in (heron, ibis):
         for line in drawing.lines:
@@ -54,9 +62,28 @@ def test_each_class_has_its_own_drawing_and_only_the_strongest_lines() -> None:
 
 def test_no_patches_no_pictures_no_drawing() -> None:
     assert drawings([]) == []
-    assert drawings(random_patches("unknown.jpg", 2)) == []
     album = Album(lambda kind, file: None)
-    assert draw_matches(album, "q.jpg", random_patches("ibis/0.jpg", 2), LABELS, classes=("ibis",)) == []
+    assert draw_matches(album, "q.jpg", reasons(random_patches("ibis/0.jpg", 2))) == []
+
+
+def test_the_strongest_places_come_first_and_decide_the_photos() -> None:
+    patches = [MatchedPatch((0.1 * n, 0.5), f"heron/{n % 3}.jpg", (0.5, 0.5), 0.1 * n) for n in range(1, 7)]
+    (drawing,) = drawings(patches)
+    assert [placed.file for placed in drawing.supports] == ["heron/1.jpg", "heron/2.jpg"]
+    assert drawing.lines[0].x1 == pytest.approx(drawing.query.x + 0.1 * drawing.query.width)
+
+
+def test_tint_marks_what_speaks_for_each_side_in_the_part_that_was_seen() -> None:
+    patches = [*random_patches("heron/0.jpg", 2), *random_patches("ibis/0.jpg", 2)]
+    heron, ibis = drawings(patches, evidence=((1.0, -0.5), (0.1, -0.1)), transform=Transform(size=(224, 224)))
+    (cell,), (other,) = heron.heat, ibis.heat  # the faint cells are left out
+    query = heron.query
+    # of a photo twice as wide as high the middle half was seen, cut into 2 x 2 cells
+    assert (cell.x, cell.y) == pytest.approx((query.x + query.width / 4, query.y))
+    assert (cell.width, cell.height) == pytest.approx((query.width / 4, query.height / 2))
+    assert other.x == pytest.approx(query.x + query.width / 2)
+    assert 0 < other.opacity < cell.opacity < 1
+    assert drawings(patches)[0].heat == ()
 
 
 def test_places_follow_the_crop() -> None:

@@ -105,16 +105,15 @@ def test_explanations_go_before_the_nearest_photos_and_are_drawn(tmp_path: Path)
         "ibis",
         (SupportMatch("heron/2.jpg", "heron", 0.9),),
         (SupportMatch("ibis/2.jpg", "ibis", 0.7),),
-        (
-            MatchedPatch((0.2, 0.2), "heron/2.jpg", (0.8, 0.8), 0.9),
-            MatchedPatch((0.4, 0.2), "ibis/2.jpg", (0.1, 0.8), 0.2),
-        ),
+        (MatchedPatch((0.2, 0.2), "heron/2.jpg", (0.8, 0.8), 0.9),),
+        (MatchedPatch((0.4, 0.2), "ibis/2.jpg", (0.1, 0.8), 0.2),),
     )
     page = written(tmp_path, predictions_of(answer("a.jpg", 0.5, reasons=reasons)))
     assert {"heron: heron/2.jpg", "ibis: ibis/2.jpg"} <= set(page.attributes("img", "title"))
     assert "heron: heron/0.jpg" not in page.attributes("img", "title")
     assert page.count("figure", class_="matches") == 2
-    assert "Looks like heron here" in page.text
+    assert "What speaks for heron" in page.text
+    assert "What would speak for ibis" in page.text
 
 
 def test_every_copied_photo_stands_in_the_page_once(tmp_path: Path) -> None:

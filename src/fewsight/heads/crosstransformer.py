@@ -248,6 +248,22 @@ class ConditionedCrossTransformer:
             found.append((place // cells, place % cells, weight, distance))
         return Matches(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
+    def attention(self, queries: Features, name: str) -> Tensor:
+        """The heat maps: where in the supports of class `name` each query position looked.
+
+        Returns:
+            `[Q, P, n, h, w]` for the n supports of the class, float32 at least; sums to 1 over (n, h, w). The whole
+            of it: meant for a few photos.
+
+        Raises:
+            InvalidInput: there is no such class.
+        """
+        keys = self.keys[self._rows(name)]
+        query_keys, _, _ = self.head.project(queries)
+        scores = query_keys @ keys.flatten(0, 1).T * keys.shape[2] ** -0.5  # [Q, P, n M]
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return torch.softmax(scores, 2, dtype=wide).unflatten(2, (len(keys), *self.grid))
+
     def with_class(self, name: str, features: Features) -> ConditionedCrossTransformer:
         """The same with one more class, its column last.
 

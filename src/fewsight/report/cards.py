@@ -74,7 +74,7 @@ def make_card(
         witnesses=tuple(witness(match, album, labels_of) for match in for_it[:MOST_WITNESSES]),
         rivals=tuple(witness(match, album, labels_of) for match in against_it[:MOST_WITNESSES]),
         scores=tuple(best),
-        drawings=tuple(_drawings(row, album, labels_of, transform)),
+        drawings=tuple(_drawings(row, album, transform)),
     )
 
 
@@ -97,10 +97,5 @@ def witness(match: SupportMatch, album: Album, labels_of: Mapping[str, Sequence[
     return Witness(match.file, match.label, match.similarity, picture)
 
 
-def _drawings(
-    row: Prediction, album: Album, labels_of: Mapping[str, Sequence[str]], transform: Transform | None
-) -> list[Drawing]:
-    if row.reasons is None or not row.reasons.patches:
-        return []
-    classes = (row.reasons.label, row.reasons.runner_up)
-    return draw_matches(album, row.file, row.reasons.patches, labels_of, classes=classes, transform=transform)
+def _drawings(row: Prediction, album: Album, transform: Transform | None) -> list[Drawing]:
+    return [] if row.reasons is None else draw_matches(album, row.file, row.reasons, transform=transform)

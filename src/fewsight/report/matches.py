@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fewsight.data.transform import Transform
-from fewsight.predictions import MatchedPatch
+from fewsight.predictions import Explanation, MatchedPatch
 from fewsight.report.thumbnails import Album, Thumbnail
 
-__all__ = ["Drawing", "Line", "Placed", "draw_matches", "seen_box"]
+__all__ = ["Cell", "Drawing", "Line", "Placed", "draw_matches", "seen_box"]
 
 # more lines than five cross each other and explain nothing
 MOST_LINES, MOST_PHOTOS = 5, 2
-BOX, GAP = 200.0, 48.0
+LARGE, BOX, GAP = 260.0, 200.0, 40.0  # sides of the query, of a support photo, and between them
+FAINT, STRONGEST = 0.2, 0.55  # share of the strongest place that is shown at least; opacity of the strongest
 COLOURS = ("#ff9f1c", "#2ec4f3", "#f15bb5", "#a7e22e", "#ffe14d")
 
 
@@ -46,8 +47,22 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A place of the query photo that speaks for the class of a drawing; `opacity` in [0, 1]."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    opacity: float
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """The query on the left, support photos of one class on the right, lines between them."""
+    """The query on the left, support photos of one class on the right, lines between them.
+
+    `answer` tells the answer's drawing from the runner-up's, `heat` holds the places that speak for its class.
+    """
 
     label: str
     width: float
@@ -55,49 +70,65 @@ class Drawing:
     query: Placed
     supports: tuple[Placed, ...]
     lines: tuple[Line, ...]
+    answer: bool = True
+    heat: tuple[Cell, ...] = ()
 
 
 def draw_matches(
-    album: Album,
-    file: str,
-    patches: Sequence[MatchedPatch],
-    labels_of: Mapping[str, Sequence[str]],
-    *,
-    classes: Sequence[str],
-    transform: Transform | None = None,
+    album: Album, file: str, reasons: Explanation, *, transform: Transform | None = None
 ) -> list[Drawing]:
-    """One drawing for each of `classes` whose support photos answered for a patch of the query `file`.
+    """The answer's drawing and beside it the runner-up's, each where there is something to show.
 
     Args:
         album: the page's pictures.
-        patches: places as the backbone saw them.
-        labels_of: class names of each support photo.
+        file: of the query.
+        reasons: places as the backbone saw them, the strongest first.
         transform: how the backbone saw a photo; without it the whole photo.
     """
+    sides = (
+        (reasons.label, reasons.patches, 1.0),
+        (reasons.runner_up, reasons.patches_of_runner_up, -1.0),
+    )
     drawings = []
-    for label in dict.fromkeys(classes):
-        own = [patch for patch in patches if label in labels_of.get(patch.file, ())]
-        drawing = _draw(album, file, label, own, transform)
+    for label, patches, sign in sides:
+        drawing = _draw(album, file, label, patches, transform)
         if drawing is not None:
-            drawings.append(drawing)
+            heat = _heat(drawing.query, reasons.evidence, sign, transform)
+            drawings.append(replace(drawing, answer=sign > 0, heat=heat))
     return drawings
+
+
+def _heat(
+    query: Placed, evidence: Sequence[Sequence[float]], sign: float, transform: Transform | None
+) -> tuple[Cell, ...]:
+    """The cells of the photo that speak for a side, the faint ones left out."""
+    if not evidence:
+        return ()
+    left, top, right, bottom = seen_box(query.width, query.height, transform)
+    wide, high = (right - left) / len(evidence[0]), (bottom - top) / len(evidence)
+    cells = []
+    for row, values in enumerate(evidence):
+        for column, value in enumerate(values):
+            if sign * value > FAINT:
+                x, y = query.point(left + column * wide, top + row * high)
+                cells.append(Cell(x, y, wide * query.width, high * query.height, STRONGEST * sign * value))
+    return tuple(cells)
 
 
 def _draw(
     album: Album, file: str, label: str, patches: Sequence[MatchedPatch], transform: Transform | None
 ) -> Drawing | None:
-    strongest = sorted(patches, key=lambda patch: -patch.weight)
-    files = list(dict.fromkeys(patch.file for patch in strongest))[:MOST_PHOTOS]
-    shown = [patch for patch in strongest if patch.file in files][:MOST_LINES]
+    files = list(dict.fromkeys(patch.file for patch in patches[:MOST_LINES]))[:MOST_PHOTOS]
+    shown = [patch for patch in patches if patch.file in files][:MOST_LINES]
     picture = album.picture("query", file)
     pictures = {name: album.picture("support", name) for name in files}
     if picture is None or not shown or any(found is None for found in pictures.values()):
         return None
-    height = BOX / max(1, len(files)) if len(files) < 2 else 0.8 * BOX
-    canvas = max(BOX, height * len(files) + 8 * (len(files) - 1))
-    query = _fitted(picture, file, 0, (canvas - BOX) / 2, BOX)
+    height = LARGE if len(files) < 2 else 0.8 * BOX
+    canvas = max(LARGE, height * len(files) + 8 * (len(files) - 1))
+    query = _fitted(picture, file, 0, (canvas - LARGE) / 2, LARGE, LARGE)
     supports = {
-        name: _fitted(found, name, BOX + GAP, index * (height + 8), height)
+        name: _fitted(found, name, LARGE + GAP, index * (height + 8), BOX, height)
         for index, (name, found) in enumerate(pictures.items())
         if found is not None
     }
@@ -108,14 +139,14 @@ def _draw(
         x1, y1 = query.point(*_in_photo(patch.query, query, transform))
         x2, y2 = support.point(*_in_photo(patch.support, support, transform))
         lines.append(Line(x1, y1, x2, y2, colour, 1.5 + 2 * patch.weight / most))
-    return Drawing(label, 2 * BOX + GAP, canvas, query, tuple(supports.values()), tuple(lines))
+    return Drawing(label, LARGE + GAP + BOX, canvas, query, tuple(supports.values()), tuple(lines))
 
 
-def _fitted(picture: Thumbnail, file: str, x: float, y: float, height: float) -> Placed:
-    """The picture as large as fits into a box `BOX` wide, centred."""
-    scale = min(BOX / picture.width, height / picture.height)
+def _fitted(picture: Thumbnail, file: str, x: float, y: float, width: float, height: float) -> Placed:
+    """The picture as large as fits into a box, centred."""
+    scale = min(width / picture.width, height / picture.height)
     wide, high = picture.width * scale, picture.height * scale
-    return Placed(picture, file, x + (BOX - wide) / 2, y + (height - high) / 2, wide, high)
+    return Placed(picture, file, x + (width - wide) / 2, y + (height - high) / 2, wide, high)
 
 
 def _in_photo(place: tuple[float, float], photo: Placed, transform: Transform | None) -> tuple[float, float]:

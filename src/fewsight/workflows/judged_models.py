@@ -10,6 +10,7 @@ from fewsight.errors import InvalidInput
 from fewsight.heads.head import Head
 from fewsight.heads.vectors import VectorHead
 from fewsight.names import choices, resolve
+from fewsight.trained_head import make_head
 from fewsight.workflows.embedded_data import backbone_of, embedded_data
 from fewsight.workflows.encoded_data import EncodedData, encode_collection, encode_data
 from fewsight.workflows.evaluation_task import EvaluationTask
@@ -36,8 +37,7 @@ class JudgedModel:
 def judged_model(task: EvaluationTask) -> JudgedModel:
     """The backbone and head that are asked for."""
     loaded = load_backbone(task.backbone, image_size=task.image_size)
-    made = resolve("heads", task.head)
-    built = made(pooling=loaded.pooling) if issubclass(made, VectorHead) else made()
+    built = make_head(task.head, task.backbone, loaded.pooling)
     encoder = Encoder(
         loaded,
         built.request,
@@ -84,7 +84,7 @@ def rival_model(task: EvaluationTask, model: JudgedModel) -> JudgedModel | None:
         return _embedded_model(replace(task, head=task.against))
     before, colon, after = task.against.rpartition(":")
     if task.against in heads:
-        return judged_model(replace(task, backbone=model.backbone, head=task.against))
+        return judged_model(replace(task, head=task.against))
     if colon and after in heads:
         return judged_model(replace(task, backbone=before, head=after))
     return judged_model(replace(task, backbone=task.against, head=model.head_name))

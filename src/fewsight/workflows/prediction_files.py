@@ -98,6 +98,8 @@ def _reasons(reasons: Explanation) -> dict[str, Any]:
         "nearest": [_match(match) for match in reasons.nearest],
         "nearest_of_runner_up": [_match(match) for match in reasons.nearest_of_runner_up],
         "patches": [asdict(patch) for patch in reasons.patches],
+        "patches_of_runner_up": [asdict(patch) for patch in reasons.patches_of_runner_up],
+        "evidence": [[round(value, DIGITS) for value in row] for row in reasons.evidence],
     }
 
 
