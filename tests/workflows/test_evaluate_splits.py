@@ -44,6 +44,7 @@ def test_low_shot_on_halves(tmp_path: Path) -> None:
     assert min(figures(found).values()) > 0.8  # stripes, dots and plain pictures: easy
     assert any("5 photos a class are left out" in remark for remark in found.remarks)
     assert any("no splits train and test" in remark for remark in found.remarks)
+    assert any("1 % of the labels is one photo a class" in remark for remark in found.remarks)
     assert json.loads(json.dumps(found.summary()))["protocol"] == "low-shot"
     assert any("3-way 1-shot accuracy, k-NN: " in sentence for sentence in found.sentences())
 

@@ -9,6 +9,8 @@ Letters: E episodes, K ways, S shots, Q queries a way, N rows of the table, D wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -84,30 +86,65 @@ def ragged_answers(
         ways=(ways, "E"),
         queries=(queries, "E"),
     )
-    means = embedding_bag(support, table, starts, mode="mean")  # [C, D]
-    shots = torch.diff(starts, append=starts.new_tensor([len(support)]))
-    answers = []
-    parts = zip(
-        means.split(ways.tolist()), shots.split(ways.tolist()), query.split(queries.tolist()), strict=True
-    )
-    for part, counts, rows in parts:
-        centre = None
-        if metric == "cosine" and centring:
-            centre = centring * (part * (counts / counts.sum())[:, None]).sum(0, keepdim=True)
-        weights, shift = _weights(part[None], metric, centring, centre)
-        answers.append(torch.addmm(shift[0], table[rows], weights[0].T).argmax(1))
+    answers: list[Tensor] = []
+    starts = torch.cat([starts, starts.new_tensor([len(support)])])
+    held, asked = ways.tolist(), queries.tolist()
+    classes, rows = (torch.cat([each.new_zeros(1), each.cumsum(0)]).tolist() for each in (ways, queries))
+    buffer = torch.empty(0, table.shape[1], dtype=table.dtype)
+    for first, last in _blocks(asked, block_of_episodes(1, table.shape[1], table.element_size())):
+        bags = starts[classes[first] : classes[last] + 1]
+        wanted = query[rows[first] : rows[last]]
+        if len(buffer) < len(wanted):
+            buffer = torch.empty(len(wanted), table.shape[1], dtype=table.dtype)
+        gathered = torch.index_select(table, 0, wanted, out=buffer[: len(wanted)])
+        means = embedding_bag(support[bags[0] : bags[-1]], table, bags[:-1] - bags[0], mode="mean")
+        weights, shift = _ragged_weights(means, bags.diff(), ways[first:last], metric, centring)
+        parts = zip(
+            gathered.split(asked[first:last]),
+            weights.split(held[first:last]),
+            shift.split(held[first:last]),
+            strict=True,
+        )
+        answers += [torch.addmm(base, those, each.T).argmax(1) for those, each, base in parts]
     return torch.cat(answers) if answers else query.new_zeros(0)
 
 
-def _weights(
-    means: Tensor, metric: Metric, centring: float, centre: Tensor | None = None
+def _blocks(queries: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of runs of episodes that have at most `most` queries, or one episode."""
+    first, held = 0, 0
+    for number, count in enumerate(queries):
+        if held and held + count > most:
+            yield first, number
+            first, held = number, 0
+        held += count
+    if first < len(queries):
+        yield first, len(queries)
+
+
+def _ragged_weights(
+    means: Tensor, shots: Tensor, ways: Tensor, metric: Metric, centring: float
 ) -> tuple[Tensor, Tensor]:
+    """`[C, D]` and `[C]` of the classes of several episodes; the centre of each is the mean of all its supports."""
+    if metric == "euclidean":
+        return 2 * means, -means.square().sum(1)
+    if not centring:
+        return unit(means), means.new_zeros(len(means))
+    episode = torch.arange(len(ways)).repeat_interleave(ways)
+    totals = torch.zeros(len(ways), dtype=torch.long).index_add_(0, episode, shots)
+    shares = centring * shots / totals[episode]
+    centres = means.new_zeros(len(ways), means.shape[1])
+    centres.index_add_(0, episode, means * shares[:, None].to(means.dtype))
+    weights = unit(means - centres[episode])
+    return weights, -(weights * centres[episode]).sum(1)
+
+
+def _weights(means: Tensor, metric: Metric, centring: float) -> tuple[Tensor, Tensor]:
     """`[E, K, D]` and `[E, 1, K]` so that queries @ weights.T + shift has the best way of the head's scores."""
     if metric == "euclidean":
         return 2 * means, -means.square().sum(-1)[:, None]
     if not centring:
         weights = unit(means)
         return weights, weights.new_zeros(len(means), 1, means.shape[1])
-    centre = centring * means.mean(1, keepdim=True) if centre is None else centre
+    centre = centring * means.mean(1, keepdim=True)
     weights = unit(means - centre)
     return weights, -(weights * centre).sum(-1)[:, None]

@@ -112,6 +112,9 @@ def _low_shot(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found:
         remarks.append(
             f"{' and '.join(map(str, absent))} photos a class are left out: a class has {smallest} to learn from."
         )
+    drawn = [max(1, round(0.01 * count)) for count in counts.tolist()]
+    if max(drawn) == 1:
+        remarks.append("1 % of the labels is one photo a class here.")
     if max(5 * way, len(labels) // 10) * way > SWEPT:
         methods = (METHODS[0], METHODS[2])
         remarks.append(f"The sweep of penalties is left out: with {way} classes it would take too long.")
