@@ -91,6 +91,13 @@ def test_groups_never_stand_on_both_sides(tmp_path: Path) -> None:
         train_and_test(collection, ["one"] * 24)
 
 
+def test_one_class_is_nothing_to_tell(tmp_path: Path) -> None:
+    one = write_labelled(tmp_path / "one", 6, classes=("dots",))
+    for protocol in ("knn", "low-shot"):
+        with pytest.raises(InvalidInput, match="one class alone"):
+            evaluate(one, protocol=protocol, **SETTINGS)
+
+
 def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "never read"
     with pytest.raises(InvalidInput, match="Did you mean low-shot"):

@@ -9,6 +9,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
+from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Comparison, Interval, compare, proportion_interval
 from fewsight.progress import say
 from fewsight.protocols.low_shot import METHODS, evaluate_low_shot
@@ -94,6 +95,10 @@ def _single_label(
 ) -> tuple[tuple[torch.Tensor, ...], NDArray[numpy.int64], list[str]]:
     """Training and test features with labels, the rows of the test, and what was left out."""
     targets, remarks = encoded.collection.targets(), []
+    if len(numpy.unique(targets[sides.train])) < 2:
+        raise InvalidInput(
+            "there is one class alone to learn from, and nothing to tell it from; give two at least."
+        )
     known = numpy.isin(targets[sides.test], targets[sides.train])
     if not known.all():
         remarks.append(f"{(~known).sum()} test photos left out: no photo of their class to learn from.")
