@@ -23,11 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewsight.backbones.support_norm import moments, normalise
+from fewsight.distributed import world_size
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32, full_precision
 from fewsight.objectives.info_nce import unit_rows
+from fewsight.progress import say
 
 __all__ = ["ClusterHead", "GlobalBatchNorm", "PrototypeLayer", "mlp"]
+
+FEW_ROWS = 16  # of all ranks
 
 
 class GlobalBatchNorm(nn.Module):
@@ -69,6 +73,13 @@ class GlobalBatchNorm(nn.Module):
     def _moments(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.running_mean.to(maps.dtype), self.running_var.to(maps.dtype)
+        rows = len(maps) * world_size()
+        if rows < FEW_ROWS:
+            say(
+                f"Batch norm in a projection head over {rows} rows: its moments are mostly noise below {FEW_ROWS}. "
+                "Take a larger batch, or dino or ibot, whose heads have none.",
+                once=True,
+            )
         mean, var = moments(maps, over_ranks=True)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
