@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from fewsight.data.scenes import Scene, Scenes
 from fewsight.errors import IncompatibleModel, InvalidInput, UnreadableImage
-from fewsight.segmenter import FewShotSegmenter, _bounded
+from fewsight.segmenter import FewShotSegmenter, _map_size, _tiles, labels_of_maps
 
 SCENES = Scenes(seed=0, size=96, objects=(1, 1))
 ONE, TWO = SCENES.classes[:2]
@@ -132,7 +132,7 @@ def test_the_callers_backbone_stays_as_it_is() -> None:
 
 def test_wrong_input_is_refused(fitted: FewShotSegmenter, tmp_path: Path) -> None:
     photos, labels, _ = support(1)
-    with pytest.raises(InvalidInput, match="expected a trained Head or one of"):
+    with pytest.raises(InvalidInput, match="expected a trained Head, the folder of one"):
         make(head="prototypes").fit(photos, labels)
     with pytest.raises(InvalidInput, match="false_alarms"):
         make(false_alarms=1.0).fit(photos, labels)
@@ -155,8 +155,60 @@ def test_many_classes_on_a_large_photo_stay_within_memory(
 ) -> None:
     photos, _, _ = support()
     whole = fitted.predict(photos)
-    monkeypatch.setattr("fewsight.segmenter.VALUES", 2 * 48 * 48)
-    assert _bounded((96, 96), 2) == (48, 48)
+    monkeypatch.setattr("fewsight.segmenter.MAP_SIDE", 48)
+    assert _map_size((96, 192)) == (24, 48)
     small = fitted.predict(photos)
     assert [found.shape for found in small] == [found.shape for found in whole]
     assert numpy.mean([(a == b).mean() for a, b in zip(small, whole, strict=True)]) > 0.97
+
+
+def test_labels_follow_presence_and_threshold() -> None:
+    maps = numpy.array([[[255, 128], [0, 100]], [[255, 200], [10, 140]]], dtype=numpy.uint8)
+    both = numpy.array([True, True])
+    assert labels_of_maps(maps, both, (2, 2)).tolist() == [[1, 2], [0, 2]]
+    assert labels_of_maps(maps, numpy.array([True, False]), (2, 2)).tolist() == [[1, 1], [0, 0]]
+    assert labels_of_maps(maps, both, (2, 2), threshold=0.6).tolist() == [[1, 2], [0, 0]]
+    assert labels_of_maps(maps, both, (5, 7)).shape == (5, 7)
+    assert not labels_of_maps(maps, numpy.array([False, False]), (2, 2)).any()
+
+
+def test_thresholds_need_no_second_look(fitted: FewShotSegmenter) -> None:
+    photos, _, _ = support()
+    segmenter = FewShotSegmenter.__new__(FewShotSegmenter)
+    segmenter.__dict__.update(fitted.__dict__)
+    areas = []
+    for level in (0.3, 0.5, 0.8):
+        segmenter.set_thresholds(presence=0.01, foreground=level)
+        areas.append(sum((found > 0).mean() for found in segmenter.predict(photos)))
+    assert areas[0] > areas[1] > areas[2]
+    presence = segmenter.predict_presence(photos[:1])[0]
+    likelier = int(presence.argmax())
+    between = (presence.min() + min(presence.max(), 1)) / 2
+    (labels,) = segmenter.set_thresholds(presence=between, foreground=0.3).predict(photos[:1])
+    assert set(numpy.unique(labels).tolist()) <= {0, likelier + 1}
+    with pytest.raises(InvalidInput, match="threshold is 1"):
+        segmenter.set_thresholds(foreground=1)
+    fitted.set_thresholds(presence=0.5, foreground=0.5)
+
+
+def test_tiles_cover_the_photo_and_overlap() -> None:
+    seen = numpy.zeros((301, 200), dtype=int)
+    for top, bottom, left, right in _tiles((301, 200), 3):
+        assert bottom - top == 151
+        seen[top:bottom, left:right] += 1
+    assert seen.min() >= 1
+    assert seen.max() <= 6  # a pixel where the parts' edges round inwards
+
+
+def test_tiles_find_what_is_small(fitted: FewShotSegmenter) -> None:
+    """A support photo as a ninth of a grey picture: parts see it at the size that was learnt."""
+    photos, _, _ = support()
+    picture = numpy.full((384, 384, 3), 128, dtype=numpy.uint8)
+    picture[144:240, 144:240] = numpy.asarray(photos[0])
+    whole = next(fitted.answers(*fitted.photo_encoder().features_and_sizes([picture], fitted.head_)))
+    parts = fitted.tiled_answer(picture, 7)  # the part in the middle is that photo
+    assert parts.labels.shape == (384, 384)
+    assert parts.presence[0] >= whole.presence[0] - 1e-6
+    assert (parts.labels[144:240, 144:240] == 1).sum() > (whole.labels[144:240, 144:240] == 1).sum()
+    with pytest.raises(InvalidInput, match="tiles is 17"):
+        fitted.tiled_answer(picture, 17)

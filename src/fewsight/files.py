@@ -43,6 +43,8 @@ RUN_FILES = (
     "photos.csv",
     "segments.json",
     "segments.part.jsonl",
+    "answers.jsonl",
+    "foreground",
     "predictions.part.jsonl",
     "areas.csv",
     "classes.csv",

@@ -55,6 +55,8 @@ def pack(segmenter: FewShotSegmenter) -> SavedModel:
             "image_size": list(size) if isinstance(size, tuple) else size,
             "seed": segmenter.seed,
             "false_alarms": segmenter.false_alarms,
+            "presence_threshold": segmenter.presence_threshold,
+            "threshold": segmenter.threshold,
         },
         "support": {"files": segmenter.files_, "masked": segmenter.masked_},
         "licences": {
@@ -84,6 +86,8 @@ def unpack(
         precision=precision,
         seed=int(settings["seed"]),
         false_alarms=settings["false_alarms"],
+        presence_threshold=float(settings.get("presence_threshold", 0.5)),
+        threshold=float(settings.get("threshold", 0.5)),
     )
     segmenter._check_settings()
     segmenter._encoder = WholePhotoEncoder(

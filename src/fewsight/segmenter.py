@@ -7,6 +7,7 @@ marks no pixel: "not here" is an answer.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,8 +23,8 @@ from torch import Tensor
 from fewsight.backbones.features import Features, pool
 from fewsight.class_labels import class_array, label_sets, membership
 from fewsight.data.collection import Collection
+from fewsight.data.loading import apply_transform
 from fewsight.errors import IncompatibleModel, InvalidInput
-from fewsight.heads.correlation import label_map
 from fewsight.heads.correspondence import ConditionedCorrespondence
 from fewsight.heads.head import DenseConditioned, Head, Support
 from fewsight.heads.presence import PresenceThreshold
@@ -34,21 +35,25 @@ from fewsight.photo_input import checked_labels, file_names, is_photos
 from fewsight.predictions import SupportMatch
 from fewsight.progress import say
 from fewsight.seeding import stream_seed
+from fewsight.trained_heads import is_head_folder, read_cst, shipped_cst
 from fewsight.whole_photos import Size, WholePhotoEncoder, collection_masks
 
-__all__ = ["FewShotSegmenter", "PhotoSegments"]
+__all__ = ["FewShotSegmenter", "PhotoSegments", "labels_of_maps"]
 
-VALUES = 2**26  # foreground values of one photo that are held at once: 256 MiB
+MAP_SIDE = 128  # pixels: longest side of the foreground maps that are kept
+MOST_TILES = 16  # parts along a side
 VOID = 255  # of masks, as heads read them
 NEAREST = 3  # support photos that are named for an answer
 SPEAKING = 0.02  # share of a photo's patches that name them
 
 
 class PhotoSegments(NamedTuple):
-    """One photo: `labels` int16 [H, W], 0 background, k + 1 = class k; `presence` probabilities [K]."""
+    """One photo: `labels` int16 [H, W], 0 background, k + 1 = class k; `presence` probabilities [K]; `maps` uint8
+    [K, h, w], foreground probability times 255, from which other thresholds make other labels (`labels_of_maps`)."""
 
     labels: NDArray[numpy.int16]
     presence: NDArray[numpy.float64]
+    maps: NDArray[numpy.uint8]
 
 
 class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
@@ -56,14 +61,16 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
 
     Args:
         backbone: a name for `load_backbone`, a path, or a `Backbone` with a patch grid.
-        head: `correspondence` (needs no training), `cst`, or a trained dense `Head`. `cst` by name has random
-            weights: it is for those who train it.
+        head: `correspondence` (needs no training), `cst`, the folder of a trained head (`metatrain --head cst`), or a
+            dense `Head`. `cst` by name has the weights that come with fewsight for its backbone, or else random ones.
         image_size: side in pixels that photos are squashed to; None: 256 for the bundled backbone, else its own.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `auto`, `fp32`, `fp16`, `bf16`.
         seed: of everything random: the weights of an untrained head.
         false_alarms: call at most this share of absent classes present, as far as the support can promise it; None
             weighs false alarms and misses alike.
+        presence_threshold: a class is called present above this probability.
+        threshold: a pixel belongs to a class from this foreground probability on.
 
     Attributes:
         classes_: the K labels, sorted.
@@ -81,6 +88,8 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         precision: str = "auto",
         seed: int = 0,
         false_alarms: float | None = None,
+        presence_threshold: float = 0.5,
+        threshold: float = 0.5,
     ) -> None:
         self.backbone = backbone
         self.head = head
@@ -89,6 +98,8 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
         self.false_alarms = false_alarms
+        self.presence_threshold = presence_threshold
+        self.threshold = threshold
 
     def fit(
         self, X: Any, y: Any, masks: Sequence[Any] | None = None, *, files: Sequence[str] | None = None
@@ -144,10 +155,62 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         """Label map and presence of each photo, from features of `photo_encoder()` and the photos' sizes."""
         check_is_fitted(self, "conditioned_")
         for row, size in enumerate(sizes):
-            found = self.conditioned_.segment(features.rows([row]), _bounded(size, len(self.classes_)))
+            found = self.conditioned_.segment(features.rows([row]), _map_size(size))
             presence = self._decided(found.presence.double())[0]
-            labels = _label_map(found.foreground[0], presence > 0.5, size)
-            yield PhotoSegments(labels.numpy().astype(numpy.int16), presence.numpy())
+            yield self._segments(presence, found.foreground[0], size)
+
+    def tiled_answer(self, image: NDArray[numpy.uint8], tiles: int) -> PhotoSegments:
+        """One upright photo [H, W, 3] seen whole and in `tiles` x `tiles` overlapping parts: for small objects.
+
+        Foreground is the larger of what the whole says and the mean of the parts that show a pixel; presence is the
+        largest of all. More parts have more chances of a false alarm: `presence_threshold` may have to rise.
+
+        Raises:
+            InvalidInput: `tiles` is out of range.
+        """
+        check_is_fitted(self, "conditioned_")
+        if not 2 <= tiles <= MOST_TILES:
+            raise InvalidInput(f"tiles is {tiles}; expected 2 to {MOST_TILES}.")
+        encoder, size = self._encoder.ready(self.head_), (image.shape[0], image.shape[1])
+        side = tuple(min(length, MAP_SIDE * tiles) for length in size)
+        sums, counts = torch.zeros(len(self.classes_), *side), torch.zeros(side)
+        answers = []
+        for top, bottom, left, right in [(0, size[0], 0, size[1]), *_tiles(size, tiles)]:
+            pixels = apply_transform(
+                numpy.ascontiguousarray(image[top:bottom, left:right]), encoder.backbone.transform
+            )
+            rows = slice(top * side[0] // size[0], max(1, bottom * side[0] // size[0]))
+            columns = slice(left * side[1] // size[1], max(1, right * side[1] // size[1]))
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            found = self.conditioned_.segment(encoder(pixels[None]), shape)
+            answers.append(self._decided(found.presence.double())[0])
+            if len(answers) == 1:
+                whole = found.foreground[0]
+                continue
+            sums[:, rows, columns] += found.foreground[0]
+            counts[rows, columns] += 1
+        foreground = torch.maximum(whole, sums / counts.clamp(min=1))
+        return self._segments(torch.stack(answers).amax(0), foreground, size)
+
+    def _segments(self, presence: Tensor, foreground: Tensor, size: Size) -> PhotoSegments:
+        maps = (foreground * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        labels = labels_of_maps(
+            maps, presence.numpy() > self.presence_threshold, size, threshold=self.threshold
+        )
+        return PhotoSegments(labels, presence.numpy(), maps)
+
+    def set_thresholds(
+        self, *, presence: float | None = None, foreground: float | None = None
+    ) -> FewShotSegmenter:
+        """Change when a class is called present, and when a pixel is its, without fitting again.
+
+        Raises:
+            InvalidInput: a threshold is not in (0, 1).
+        """
+        self.presence_threshold = self.presence_threshold if presence is None else presence
+        self.threshold = self.threshold if foreground is None else foreground
+        self._check_settings()
+        return self
 
     def nearest(self, features: Features) -> list[tuple[SupportMatch, ...]]:
         """The support photos that answered for each photo: owners of its best matched patches, likeliest class.
@@ -233,14 +296,23 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
             raise InvalidInput(
                 f"false_alarms is {self.false_alarms}; expected a share in (0, 1), such as 0.1, or None."
             )
+        for name in ("presence_threshold", "threshold"):
+            if not 0 < getattr(self, name) < 1:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; expected a probability in (0, 1).")
 
     def _made_head(self, encoder: WholePhotoEncoder) -> Head:
         if isinstance(self.head, Head):
             return copy.deepcopy(self.head).eval()
+        if isinstance(self.head, (str, Path)) and is_head_folder(self.head):
+            return read_cst(self.head, encoder.backbone)
         if not isinstance(self.head, str) or self.head not in DENSE_HEADS:
             raise InvalidInput(
-                f"head is {self.head!r}; expected a trained Head or one of: {', '.join(DENSE_HEADS)}."
+                f"head is {self.head!r}; expected a trained Head, the folder of one (RUN/model of `metatrain --head "
+                f"cst`), or one of: {', '.join(DENSE_HEADS)}."
             )
+        shipped = shipped_cst(encoder.backbone) if self.head == "cst" else None
+        if shipped is not None:
+            return shipped
         if self.head == "cst":
             say("The head cst has random weights here: its answers mean nothing until it is trained.")
         with torch.random.fork_rng(devices=[]):
@@ -324,21 +396,41 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         )
 
 
-def _bounded(size: Size, classes: int) -> Size:
-    """The size at which a head is asked: the photo's, or a smaller one where memory would not hold all classes."""
-    share = min(1.0, (VALUES / (classes * size[0] * size[1])) ** 0.5)
-    return max(1, int(size[0] * share)), max(1, int(size[1] * share))
+def _map_size(size: Size) -> Size:
+    """The size of the maps that are kept: the photo's, or smaller; a patch grid holds no more than this."""
+    share = min(1.0, MAP_SIDE / max(size))
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
-def _label_map(foreground: Tensor, present: Tensor, size: Size) -> Tensor:
-    """Labels `[H, W]` of the present classes from foreground `[K, h, w]`, class by class where it is enlarged."""
-    if tuple(foreground.shape[1:]) == tuple(size):
-        return label_map(torch.where(present[:, None, None], foreground, 0))
-    best, labels = torch.full(size, 0.5), torch.zeros(size, dtype=torch.int64)
-    for way in present.nonzero()[:, 0].tolist():
-        one = F.interpolate(foreground[None, way : way + 1], size=size, mode="bilinear", align_corners=False)[
-            0, 0
-        ]
-        labels[one > best] = way + 1
+def _tiles(size: Size, tiles: int) -> Iterator[tuple[int, int, int, int]]:
+    """(top, bottom, left, right) in pixels of `tiles` x `tiles` parts that overlap by half of a part."""
+    edges = []
+    for length in size:
+        extent = min(length, math.ceil(2 * length / (tiles + 1)))
+        starts = [round(k * (length - extent) / (tiles - 1)) for k in range(tiles)]
+        edges.append([(start, start + extent) for start in starts])
+    for top, bottom in edges[0]:
+        for left, right in edges[1]:
+            yield top, bottom, left, right
+
+
+def labels_of_maps(
+    maps: NDArray[numpy.uint8], present: NDArray[numpy.bool_], size: Size, *, threshold: float = 0.5
+) -> NDArray[numpy.int16]:
+    """Labels [H, W] from kept maps: k + 1 where class k is present and has the largest foreground of at least
+    `threshold`, else 0; class by class, so that memory does not grow with them.
+
+    Args:
+        maps: foreground probability times 255, [K, h, w]; enlarged bilinearly.
+        present: [K].
+        size: (H, W) of the photo in pixels.
+        threshold: in (0, 1).
+    """
+    best, labels = torch.full(size, threshold), torch.zeros(size, dtype=torch.int16)
+    for way in numpy.flatnonzero(present).tolist():
+        one = torch.from_numpy(maps[way]).float()[None, None] / 255
+        one = F.interpolate(one, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+        # ties go to the lowest class; a first class from the threshold itself on
+        labels[(one > best) | ((one == best) & (labels == 0))] = way + 1
         best = torch.maximum(best, one)
-    return labels
+    return labels.numpy()

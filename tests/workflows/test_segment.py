@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from photo_folders import write_bad_files
 from PIL import Image
 
 from fewsight.data.scenes import Scenes
-from fewsight.errors import RunExists
+from fewsight.errors import InvalidInput, RunExists
 from fewsight.segmenter import FewShotSegmenter
-from fewsight.workflows import segment as module
+from fewsight.workflows import segment_files as module
 from fewsight.workflows.segment import segment
 from fewsight.workflows.segment_files import place_of
 
@@ -29,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
 }
 FILES = {"photos.csv", "areas.csv", "classes.csv", "segments.json", "report.html", "run.yaml", "masks", "overlays",
-         "model"}  # fmt: skip
+         "model", "answers.jsonl", "foreground"}  # fmt: skip
 
 
 @pytest.fixture
@@ -140,3 +141,37 @@ def test_names_stay_below_their_folder() -> None:
     long = place_of(Path("m"), "é" * 126 + ".jpg", ".png").name
     assert len(long.encode()) == 200 + 8 + 4
     assert long != place_of(Path("m"), "é" * 126 + ".png", ".png").name
+
+
+def test_other_thresholds_are_decided_without_the_photos(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    labelled, pile = folders
+    run = segment(labelled, pile, tmp_path / "run", **SETTINGS)
+    same = segment(run.folder, None, tmp_path / "same", quiet=True)
+    for name in ("photos.csv", "areas.csv", "segments.json"):
+        assert (run.folder / name).read_text() == (same.folder / name).read_text(), name
+    shutil.rmtree(pile)
+    fewer = segment(run.folder, None, tmp_path / "fewer", threshold=0.9, presence_threshold=0.2, quiet=True)
+    assert "no longer where they were" in " ".join(fewer.remarks)
+    assert not (fewer.folder / "overlays").exists()
+    areas = [
+        sum(float(row["area_fraction"]) for row in table(folder / "areas.csv"))
+        for folder in (run.folder, fewer.folder)
+    ]
+    assert areas[0] != areas[1]
+    assert (fewer.folder / "report.html").is_file()
+    with pytest.raises(InvalidInput, match="threshold is 2"):
+        segment(run.folder, None, tmp_path / "wrong", threshold=2, quiet=True)
+    with pytest.raises(InvalidInput, match="not a finished run"):
+        segment(labelled, None, tmp_path / "none", quiet=True)
+
+
+def test_photos_in_parts(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    run = segment(*folders, tmp_path / "run", tiles=2, **SETTINGS)
+    rows = table(run.folder / "photos.csv")
+    decoded = [row for row in rows if row["mask"]]
+    assert decoded
+    for row in decoded:
+        with Image.open(run.folder / row["mask"]) as mask:
+            assert min(mask.size) > 0
+    with pytest.raises(InvalidInput, match="tiles is 0"):
+        segment(*folders, tmp_path / "wrong", tiles=0, **SETTINGS)

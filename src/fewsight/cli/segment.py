@@ -22,14 +22,20 @@ def segment(
     support: Annotated[
         Path,
         typer.Argument(
-            help="Labelled photos (class folders or a CSV, masks beside them if any), or a model."
+            help="Labelled photos (class folders or a CSV, masks beside them if any), a model, or an earlier run."
         ),
     ],
-    queries: Annotated[Path, typer.Argument(help="The photos to search: any folder, CSV or single photo.")],
     out: shared.Out,
+    queries: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The photos to search: a folder, CSV or photo; leave it out to decide an earlier run anew."
+        ),
+    ] = None,
     backbone: shared.BackboneName = "auto",
     head: Annotated[
-        str, typer.Option("--head", help="correspondence, or cst (no trained weights yet).")
+        str,
+        typer.Option("--head", help="correspondence (no training), cst, or the folder of a trained head."),
     ] = "correspondence",
     false_alarms: Annotated[
         float | None,
@@ -37,6 +43,17 @@ def segment(
             "--false-alarms", min=0.0, max=1.0, help="Call at most this share of absent classes present."
         ),
     ] = None,
+    presence_threshold: Annotated[
+        float | None,
+        typer.Option("--presence-threshold", help="A class is present above this probability (0.5)."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="A pixel is a class's from this foreground probability on (0.5)."),
+    ] = None,
+    tiles: Annotated[
+        int, typer.Option("--tiles", min=1, help="Also look at N x N overlapping parts: small objects.")
+    ] = 1,
     image_size: shared.ImageSize = None,
     batch_size: shared.BatchSize = None,
     workers: shared.Workers = None,
@@ -55,6 +72,8 @@ def segment(
 
     Writes photos.csv (one row a photo), masks/, overlays/, segments.json (COCO), areas.csv, report.html and model/.
 
+    Thresholds can be changed afterwards, without the photos: fewsight segment run --threshold 0.6 --out run2
+
     Example: fewsight segment labelled/ pile/ --out run
     """
     from fewsight.workflows.segment import segment as run
@@ -67,6 +86,9 @@ def segment(
         head=head,
         image_size=image_size,
         false_alarms=false_alarms,
+        presence_threshold=presence_threshold,
+        threshold=threshold,
+        tiles=tiles,
         batch_size=batch_size,
         workers=workers,
         device=device,

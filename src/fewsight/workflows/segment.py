@@ -22,19 +22,24 @@ from fewsight.heads.correspondence import ConditionedCorrespondence
 from fewsight.predictions import SupportMatch
 from fewsight.progress import Progress, quieted, say
 from fewsight.report.facts import Licence, RunFacts, SupportPhoto
-from fewsight.report.segmentation import Presence, SegmentedPhoto, write_segmentation_report
-from fewsight.segmenter import FewShotSegmenter, PhotoSegments
+from fewsight.report.segmentation import write_segmentation_report
+from fewsight.segmenter import MOST_TILES, FewShotSegmenter, PhotoSegments
 from fewsight.workflows.known_photos import KnownPhotos
 from fewsight.workflows.labelled_photos import LabelledPhotos, is_model_folder, read_labelled
 from fewsight.workflows.run_record import RunRecord, record_run
+from fewsight.workflows.segment_again import decide_again
 from fewsight.workflows.segment_files import (
+    ANSWERS,
+    FOREGROUND,
+    Pictures,
+    SegmentationRun,
     append_line,
+    draw,
     finished_lines,
     place_of,
     read_mask,
-    segments_of,
-    write_mask,
-    write_overlay,
+    reported,
+    write_maps,
     write_tables,
 )
 
@@ -42,42 +47,6 @@ __all__ = ["SegmentationRun", "segment"]
 
 PART = "segments.part.jsonl"
 MOST_CLASSES = 254  # an indexed mask holds 256 values: background and "not known" take two
-THUMBNAIL = 256
-
-
-@dataclass(frozen=True)
-class SegmentationRun:
-    """What a run of `segment` gave.
-
-    Attributes:
-        folder: with `photos.csv`, `masks/`, `overlays/`, `segments.json`, `areas.csv`, `classes.csv`, `report.html`,
-            `model/` and `run.yaml`.
-        counts: photos by status.
-        classes: names in the order of the mask values.
-        remarks: sentences that a person should read.
-    """
-
-    folder: Path
-    counts: dict[str, int]
-    classes: tuple[str, ...]
-    remarks: tuple[str, ...] = ()
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
-        return {
-            "folder": str(self.folder),
-            "photos": sum(self.counts.values()),
-            "status": self.counts,
-            "classes": list(self.classes),
-            "remarks": list(self.remarks),
-        }
-
-    def sentences(self) -> Iterator[str]:
-        """The result in words."""
-        told = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        yield f"{sum(self.counts.values())} photos: {told or 'none'}."
-        yield from self.remarks
-        yield f"Report: {self.folder / 'report.html'}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +55,9 @@ class _Settings:
     head: str
     image_size: int | None
     false_alarms: float | None
+    presence_threshold: float | None
+    threshold: float | None
+    tiles: int
     precision: str
     device: str
     seed: int
@@ -98,13 +70,16 @@ class _Settings:
 
 def segment(
     support: str | Path,
-    queries: str | Path,
+    queries: str | Path | None,
     out: str | Path,
     *,
     backbone: str = "auto",
     head: str = "correspondence",
     image_size: int | None = None,
     false_alarms: float | None = None,
+    presence_threshold: float | None = None,
+    threshold: float | None = None,
+    tiles: int = 1,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str = "auto",
@@ -120,10 +95,13 @@ def segment(
     """Find the classes of `support` in the photos of `queries`, pixel by pixel.
 
     Args:
-        support: class folders or a CSV, with masks beside the photos or without, or a model folder.
+        support: class folders or a CSV, with masks beside the photos or without, or a model folder; or, without
+            `queries`, the folder of an earlier run, whose answers are decided anew by other thresholds.
         queries: a folder, a CSV, or one photo.
         out: the run's folder.
-        backbone, head, image_size, false_alarms, precision, device, seed: as in `FewShotSegmenter`.
+        backbone, head, image_size, false_alarms, presence_threshold, threshold, precision, device, seed: as in
+            `FewShotSegmenter`.
+        tiles: look at each photo whole and in tiles x tiles overlapping parts: for small objects in large photos.
         strict: stop at the first photo that cannot be read.
         resume, force: go on with, or replace, the run in `out`.
 
@@ -131,9 +109,14 @@ def segment(
         FewsightError: something in the input is wrong; the message says what, where, and what to do.
     """
     settings = _Settings(
-        backbone, head, image_size, false_alarms, precision, device, seed, class_level, skip_empty, strict,
-        batch_size, workers,
+        backbone, head, image_size, false_alarms, presence_threshold, threshold, tiles, precision, device, seed,
+        class_level, skip_empty, strict, batch_size, workers,
     )  # fmt: skip
+    if queries is None:
+        with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+            return decide_again(Path(support), folder, presence=presence_threshold, foreground=threshold)
+    if not 1 <= tiles <= MOST_TILES:
+        raise InvalidInput(f"tiles is {tiles}; expected 1 to {MOST_TILES}.")
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         if not resume:
             (folder / PART).unlink(missing_ok=True)
@@ -172,7 +155,10 @@ class _Run:
         rows = self._rows(segmenter, pile, names)
         self._report(rows, segmenter, photos, pile, names)
         write_tables(self.folder, rows, names)
-        (self.folder / PART).unlink(missing_ok=True)
+        # What was answered stays: other thresholds need no second look at the photos.
+        (self.folder / PART).replace(self.folder / ANSWERS) if rows else (self.folder / PART).unlink(
+            missing_ok=True
+        )
         return self._told(names)
 
     def _told(self, names: tuple[str, ...]) -> SegmentationRun:
@@ -197,6 +183,7 @@ class _Run:
         s = self.settings
         if photos is None:
             loaded = FewShotSegmenter.load(self.support, device=s.device, precision=s.precision)
+            loaded.set_thresholds(presence=s.presence_threshold, foreground=s.threshold)
             return loaded if s.false_alarms is None else loaded.set_false_alarms(s.false_alarms)
         segmenter = FewShotSegmenter(
             s.backbone,
@@ -206,7 +193,7 @@ class _Run:
             precision=s.precision,
             seed=s.seed,
             false_alarms=s.false_alarms,
-        )
+        ).set_thresholds(presence=s.presence_threshold, foreground=s.threshold)
         collection = photos.collection
         labels = [
             [collection.classes[k] for k in collection.labels_of(index)] for index in range(len(collection))
@@ -271,7 +258,11 @@ class _Run:
                     raise UnreadableImage(f"{file}: {outcome.note} (--strict stops here)", status=status)
                 yield _row(file, status, outcome.note)
                 continue
-            row = self._answered(next(answers), outcome, pile, names, next(nearest))
+            found = next(answers)
+            if self.settings.tiles > 1:
+                whole = decode(pile.path(outcome.index), root=pile.root).image
+                found = segmenter.tiled_answer(whole, self.settings.tiles)
+            row = self._answered(found, segmenter, outcome, pile, names, next(nearest))
             same = self.known and self.known.same_as(pile.path(outcome.index), outcome.digest, *next(alike))
             if same:
                 row |= {"status": "duplicate", "note": "; ".join(filter(None, (same, outcome.note)))}
@@ -280,6 +271,7 @@ class _Run:
     def _answered(
         self,
         found: PhotoSegments,
+        segmenter: FewShotSegmenter,
         outcome: Outcome,
         pile: Collection,
         names: tuple[str, ...],
@@ -287,18 +279,19 @@ class _Run:
     ) -> dict[str, Any]:
         """One row, its mask and overlay written."""
         file = pile.file(outcome.index)
-        mask = place_of(self.folder / "masks", file, ".png")
-        write_mask(mask, found.labels, len(names))
-        overlay = place_of(self.folder / "overlays", file, ".jpg")
-        write_overlay(overlay, pile.path(outcome.index), found.labels, len(names), pile.root)
-        return _row(file, outcome.status, outcome.note) | {
-            "mask": mask.relative_to(self.folder).as_posix(),
-            "size": list(found.labels.shape),
-            "presence": found.presence.tolist(),
-            "areas": [float((found.labels == k + 1).mean()) for k in range(len(names))],
-            "segments": segments_of(found.labels),
-            "nearest": [[match.file, match.label, match.similarity] for match in nearest],
-        }
+        kept = place_of(self.folder / FOREGROUND, file, ".png")
+        write_maps(kept, found.maps)
+        drawn = draw(self.folder, file, pile.path(outcome.index), found.labels, len(names), pile.root)
+        return (
+            _row(file, outcome.status, outcome.note)
+            | drawn
+            | {
+                "foreground": kept.relative_to(self.folder).as_posix(),
+                "presence": found.presence.tolist(),
+                "present": (found.presence > segmenter.presence_threshold).tolist(),
+                "nearest": [[match.file, match.label, match.similarity] for match in nearest],
+            }
+        )
 
     def _report(
         self,
@@ -313,10 +306,10 @@ class _Run:
         masks = {row["file"]: row["mask"] for row in rows if row["mask"]}
         write_segmentation_report(
             self.folder / "report.html",
-            [_reported(row, names) for row in rows],
+            [reported(row, names) for row in rows],
             names,
             support=[SupportPhoto(*pair) for pair in zip(segmenter.files_, labels, strict=True)],
-            read_picture=_Pictures(photos, places),
+            read_picture=Pictures(_places(photos), places),
             read_mask=lambda kind, file: (
                 read_mask(self.folder / masks[file]) if kind == "query" and file in masks else None
             ),
@@ -339,40 +332,18 @@ class _Run:
         )
 
 
-class _Pictures:
-    """Reads the pictures of the report; None where that is no longer possible."""
+def _places(photos: LabelledPhotos | None) -> dict[str, str]:
+    held = None if photos is None else photos.collection
+    return {} if held is None else {held.file(i): held.path(i) for i in range(len(held))}
 
-    def __init__(self, photos: LabelledPhotos | None, queries: dict[str, str]) -> None:
-        held = None if photos is None else photos.collection
-        support = {} if held is None else {held.file(i): held.path(i) for i in range(len(held))}
-        self.places = {"query": queries, "support": support}
 
-    def __call__(self, kind: str, file: str) -> Any:
-        from PIL import Image
-
-        path = self.places[kind].get(file)
-        try:
-            return None if path is None else Image.fromarray(decode(path, needed=(THUMBNAIL,) * 2).image)
-        except UnreadableImage:
-            return None
+def _row(file: str, status: str, note: str) -> dict[str, Any]:
+    """A row of a photo that says nothing yet."""
+    return {"file": file, "status": status, "note": note, "mask": "", "foreground": "", "size": None,
+            "presence": [], "present": [], "areas": [], "segments": [], "nearest": []}  # fmt: skip
 
 
 def _most_alike(segmenter: FewShotSegmenter, batch: EncodedBatch) -> Iterator[tuple[float, int]]:
     """For each decoded photo the cosine and row of the support photo that is most like it."""
     likeness, rows = (segmenter.query_vectors(batch.features) @ segmenter.support_vectors_.T).max(1)
     return zip(likeness.tolist(), rows.tolist(), strict=True)
-
-
-def _row(file: str, status: str, note: str) -> dict[str, Any]:
-    """A row of a photo that says nothing yet."""
-    return {"file": file, "status": status, "note": note, "mask": "", "size": None, "presence": [],
-            "areas": [], "segments": [], "nearest": []}  # fmt: skip
-
-
-def _reported(row: dict[str, Any], names: tuple[str, ...]) -> SegmentedPhoto:
-    presences = tuple(
-        Presence(name, presence, presence > 0.5, area)
-        for name, presence, area in zip(names, row["presence"], row["areas"], strict=False)
-    )
-    nearest = tuple(SupportMatch(*match) for match in row["nearest"])
-    return SegmentedPhoto(row["file"], row["status"], row["note"], presences, nearest)

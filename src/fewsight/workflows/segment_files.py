@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,36 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from fewsight.data.decode import decode
+from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.files import new_file, said_of_disk, write_text
+from fewsight.predictions import SupportMatch
 from fewsight.report.masks import shrink_labels
 from fewsight.report.plots import class_colour
+from fewsight.report.segmentation import Presence, SegmentedPhoto
 
 __all__ = [
+    "ANSWERS",
+    "FOREGROUND",
+    "Pictures",
+    "SegmentationRun",
     "append_line",
+    "draw",
     "finished_lines",
     "palette",
     "place_of",
+    "read_maps",
     "read_mask",
+    "reported",
     "segments_of",
+    "write_maps",
     "write_mask",
     "write_overlay",
     "write_tables",
 ]
 
 LONGEST, CUT = 255, 200  # bytes of a file name: what disks take, and what is kept of one that gets too long
+ANSWERS, FOREGROUND = "answers.jsonl", "foreground"
+THUMBNAIL = 256
 OVERLAY_SIDE = 1024  # pixels
 OPACITY = 0.45
 
@@ -161,6 +175,100 @@ def _table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
         writer = csv.writer(file, lineterminator="\r\n")  # RFC 4180
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class SegmentationRun:
+    """What a run of `segment` gave.
+
+    Attributes:
+        folder: with `photos.csv`, `masks/`, `overlays/`, `segments.json`, `areas.csv`, `classes.csv`, `report.html`,
+            `model/` and `run.yaml`.
+        counts: photos by status.
+        classes: names in the order of the mask values.
+        remarks: sentences that a person should read.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    classes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {
+            "folder": str(self.folder),
+            "photos": sum(self.counts.values()),
+            "status": self.counts,
+            "classes": list(self.classes),
+            "remarks": list(self.remarks),
+        }
+
+    def sentences(self) -> Iterator[str]:
+        """The result in words."""
+        told = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        yield f"{sum(self.counts.values())} photos: {told or 'none'}."
+        yield from self.remarks
+        yield f"Report: {self.folder / 'report.html'}"
+
+
+def write_maps(path: Path, maps: NDArray[numpy.uint8]) -> None:
+    """Keep the foreground maps [K, h, w] of a photo: a grey PNG of the classes one below the other."""
+    _save(Image.fromarray(maps.reshape(-1, maps.shape[-1])), path, "PNG", optimize=False)
+
+
+def read_maps(path: Path, classes: int) -> NDArray[numpy.uint8]:
+    """What `write_maps` kept, [K, h, w].
+
+    Raises:
+        InvalidInput: it is missing or damaged.
+    """
+    grey = read_mask(path)
+    if grey is None or grey.ndim != 2 or grey.shape[0] % classes:
+        raise InvalidInput(f"{path} is missing or damaged; segment the photos again.")
+    return grey.reshape(classes, -1, grey.shape[1])
+
+
+def draw(
+    folder: Path, file: str, source: str | None, labels: NDArray[Any], classes: int, root: str | None
+) -> dict[str, Any]:
+    """Write mask and overlay of a photo; what its row says of them. Without `source` there is no overlay."""
+    mask = place_of(folder / "masks", file, ".png")
+    write_mask(mask, labels, classes)
+    if source is not None:
+        write_overlay(place_of(folder / "overlays", file, ".jpg"), source, labels, classes, root)
+    return {
+        "mask": mask.relative_to(folder).as_posix(),
+        "size": list(labels.shape),
+        "areas": [float((labels == k + 1).mean()) for k in range(classes)],
+        "segments": segments_of(labels),
+    }
+
+
+def reported(row: dict[str, Any], names: Sequence[str]) -> SegmentedPhoto:
+    """A row as the report takes it."""
+    presences = tuple(
+        Presence(name, presence, present, area)
+        for name, presence, present, area in zip(
+            names, row["presence"], row["present"], row["areas"], strict=False
+        )
+    )
+    nearest = tuple(SupportMatch(*match) for match in row["nearest"])
+    return SegmentedPhoto(row["file"], row["status"], row["note"], presences, nearest)
+
+
+class Pictures:
+    """Reads the pictures of the report; None where that is no longer possible."""
+
+    def __init__(self, support: dict[str, str], queries: dict[str, str]) -> None:
+        self.places = {"query": queries, "support": support}
+
+    def __call__(self, kind: str, file: str) -> Any:
+        path = self.places[kind].get(file)
+        try:
+            return None if path is None else Image.fromarray(decode(path, needed=(THUMBNAIL,) * 2).image)
+        except UnreadableImage:
+            return None
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
