@@ -16,7 +16,7 @@ from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Features, concatenate
 from fewsight.backbones.registry import BUNDLED
 from fewsight.data.collection import Collection
-from fewsight.data.masks import label_map, read_mask_names
+from fewsight.data.masks import label_map, read_mask_colours, read_mask_names
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.heads.head import Head
 from fewsight.photo_input import PhotoEncoder, file_names
@@ -89,9 +89,9 @@ def collection_masks(
     """
     if photos.masks is None:
         return [None] * len(photos)
-    names = read_mask_names(photos.root)
+    names, colours = read_mask_names(photos.root), read_mask_colours(photos.root)
     return [
-        None if photo.mask is None else label_map(photo, size, classes, names)
+        None if photo.mask is None else label_map(photo, size, classes, names, colours)
         for photo, size in zip(photos, sizes, strict=True)
     ]
 

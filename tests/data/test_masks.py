@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fewsight.data.collection import Photo
-from fewsight.data.masks import label_map, mask_values, read_mask_names
+from fewsight.data.masks import label_map, mask_values, read_mask_colours, read_mask_names
 from fewsight.errors import InvalidInput
 
 
@@ -113,3 +113,36 @@ def test_the_masks_of_a_shared_set(data_set):
         found = label_map(photo, size, collection.classes, names)
         seen = {collection.classes[k - 1] for k in numpy.unique(found) if k > 0}
         assert seen == set(photo.labels)
+
+
+RED, BLUE = (192, 0, 0), (0, 0, 128)
+
+
+def coloured(edge: tuple[int, int, int] | None = None) -> numpy.ndarray:
+    pixels = numpy.zeros((5, 6, 3), dtype=numpy.uint8)
+    pixels[1:3, :4] = RED
+    pixels[3:, 2:] = BLUE
+    if edge is not None:
+        pixels[1, 4] = edge  # as a drawing program leaves between red and black
+    return pixels
+
+
+def test_coloured_masks_with_a_table(photo, tmp_path):
+    (tmp_path / "classes.csv").write_text("id,name,Colour\n3,cat,#c00000\n9,dog,0 0 128\n")
+    names, colours = read_mask_names(tmp_path), read_mask_colours(tmp_path)
+    assert colours == {3: RED, 9: BLUE}
+    for edge, value in ((None, 0), ((100, 0, 0), 2), ((60, 0, 0), 0)):
+        found = label_map(photo(coloured(edge)), (5, 6), ["dog", "cat"], names, colours)
+        assert found[1].tolist() == [2, 2, 2, 2, value, 0]
+        assert found[4].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_colours_that_no_table_names_are_told(photo, tmp_path):
+    with pytest.raises(InvalidInput, match=r"in colours \(#000000, #000080, #c00000\)"):
+        label_map(photo(coloured()), (5, 6), ["cat"], {3: "cat"})
+    with pytest.raises(InvalidInput, match=r"does not name: #000080 \(in 27 % of the pixels\)"):
+        label_map(photo(coloured()), (5, 6), ["cat"], {3: "cat"}, {3: RED})
+    for text in ("red", "#12", "1 2 300"):
+        (tmp_path / "classes.csv").write_text(f"id,name,colour\n1,cat,{text}\n")
+        with pytest.raises(InvalidInput, match="line 2: colour is"):
+            read_mask_colours(tmp_path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewsight.data.collection import Collection, Photo
-from fewsight.data.masks import IGNORED, label_map, read_mask_names
+from fewsight.data.masks import IGNORED, label_map, read_mask_colours, read_mask_names
 
 __all__ = ["LabelMaps"]
 
@@ -45,6 +45,10 @@ class LabelMaps:
     def _names(self) -> dict[int, str]:
         return read_mask_names(self.collection.root)
 
+    @cached_property
+    def _colours(self) -> dict[int, tuple[int, int, int]]:
+        return read_mask_colours(self.collection.root)
+
     def has(self, row: int) -> bool:
         """Whether photo `row` came with a mask."""
         masks = self.collection.masks
@@ -59,7 +63,7 @@ class LabelMaps:
         photo = self.collection[row]
         if self.read is not None:
             return self.read(photo, self.sizes[row])
-        return label_map(photo, self.sizes[row], self.collection.classes, self._names)
+        return label_map(photo, self.sizes[row], self.collection.classes, self._names, self._colours)
 
     def resized(self, row: int) -> NDArray[numpy.int16]:
         """The map [side, side]."""
