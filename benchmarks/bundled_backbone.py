@@ -21,8 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.bundled import WEIGHTS, BundledBackbone, load_bundled
 from fewsight.backbones.features import Pooling, pool
+from fewsight.backbones.precision import at_precision
+from fewsight.devices import resolve_precision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distil"))
 
@@ -45,12 +48,12 @@ Encoder = Callable[[Tensor], Tensor]
 Results = dict[tuple[str, int, bool], Tensor]  # (set, shots, centred) -> accuracy of each episode
 
 
-def encoder(backbone: BundledBackbone, poolings: tuple[Pooling, ...]) -> Encoder:
+def encoder(backbone: Backbone, poolings: tuple[Pooling, ...], dtype: torch.dtype = torch.float32) -> Encoder:
     """Vectors of images in -1..1, by each pooling side by side."""
-    backbone = backbone.eval().to(memory_format=torch.channels_last)
+    backbone = at_precision(backbone.eval(), dtype, torch.device("cpu"))
 
     def encode(images: Tensor) -> Tensor:
-        features = backbone.features(images)
+        features = backbone.features(images.to(dtype)).to("cpu", torch.float32)
         return torch.cat([pool(features, pooling) for pooling in poolings], dim=1)
 
     return encode
@@ -81,14 +84,14 @@ def bundled_rows(options: argparse.Namespace) -> Iterator[tuple[list[str], int, 
     """The bundled weights and those they are compared with: the rows of one encoding, its size, the encoding."""
     for folder in options.seeds or filter(None, (options.weights, options.against)):
         for size in options.sizes:
-            names = [row_name(folder, pooling, size) for pooling in POOLINGS]
-            yield names, size, encoder(load_bundled(folder), POOLINGS)
+            names = [row_name(folder, pooling, size, options.precision) for pooling in POOLINGS]
+            yield names, size, encoder(load_bundled(folder), POOLINGS, resolve_precision(options.precision))
 
 
-def row_name(weights: Path, pooling: Pooling, size: int) -> str:
+def row_name(weights: Path, pooling: Pooling, size: int, precision: str) -> str:
     """Weights by the start of their SHA-256, so that kept results are never taken for those of other weights."""
     sha256 = json.loads((weights / "bundled.json").read_text())["sha256"]
-    return f"bundled {sha256[:8]}, {pooling}, {size} px"
+    return f"bundled {sha256[:8]}, {pooling}, {size} px{'' if precision == 'fp32' else f', {precision}'}"
 
 
 def judged(data: Path, size: int, encode: Encoder, widths: tuple[int, ...] = ()) -> list[Results]:
@@ -158,7 +161,11 @@ def judge_seeds(every: dict[str, Results], options: argparse.Namespace) -> None:
     for size in options.sizes:
         print(f"mean ± standard deviation of {len(options.seeds)} seeds, patches, {size} px")
         print("| | " + " | ".join(SETS) + " | mean of six | seed by seed |")
-        print(between_seeds(every, [row_name(folder, "patches", size) for folder in options.seeds]))
+        print(
+            between_seeds(
+                every, [row_name(folder, "patches", size, options.precision) for folder in options.seeds]
+            )
+        )
 
 
 def main() -> None:
@@ -176,6 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, help="keep the accuracy of every episode here; kept rows are not run again"
     )
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of bundled weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -221,9 +229,9 @@ def compare(every: dict[str, Results], options: argparse.Namespace) -> None:
     for size in options.sizes:
         others = ["teacher, 224 px", "teacher dilated, 128 px", f"untrained, {size} px", "raw pixels, 32 px"]
         if options.against:
-            others.insert(0, row_name(options.against, "patches", size))
+            others.insert(0, row_name(options.against, "patches", size, options.precision))
         for pooling in POOLINGS:
-            name = row_name(options.weights, pooling, size)
+            name = row_name(options.weights, pooling, size, options.precision)
             for other in others:
                 if name in every and other in every:
                     print(comparison(f"{name} - {other}", every[name], every[other]))

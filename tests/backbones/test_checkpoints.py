@@ -163,6 +163,7 @@ def test_gradients_reach_the_images(state, images):
     [
         ({"blocks.1.norm2.bias": None}, r"lacks blocks\.1\.norm2\.bias"),
         ({"blocks.0.mlp.fc1.weight": None}, r"lacks blocks\.0\.mlp\.fc1\.weight"),
+        ({"blocks.0.attn.qkv.bias": None}, r"lacks blocks\.0\.attn\.qkv\.bias"),
         ({"norm.weight": None}, r"lacks norm\.weight"),
         ({"pos_embed": None}, "pos_embed is missing"),
         ({"pos_embed": torch.ones(1, 11, 16)}, "no square grid"),

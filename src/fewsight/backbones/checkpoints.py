@@ -226,7 +226,9 @@ def network_arguments(state: Mapping[str, Tensor], num_heads: int | None = None)
         raise InvalidInput(f"num_heads is {num_heads}; expected a divisor of the width {D}.")
     hidden, behind = state["blocks.0.mlp.fc1.weight"].shape[0], state["blocks.0.mlp.fc2.weight"].shape[1]
     relative = [key for key in state if key.endswith("relative_position_bias_table")]
-    family = "beit" if relative or "blocks.0.attn.q_bias" in state else "vit"
+    # told by any block, so that the one that lacks it is named
+    in_blocks = {key.split(".", 2)[2] for key in state if key.startswith("blocks.")}
+    family = "beit" if relative or "attn.q_bias" in in_blocks else "vit"
     arguments: dict[str, Any] = {
         "family": family,
         "img_size": _grid_side(state, relative) * patch,
@@ -235,18 +237,18 @@ def network_arguments(state: Mapping[str, Tensor], num_heads: int | None = None)
         "depth": 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
         "num_heads": heads,
         "mlp_ratio": hidden / D,
-        "init_values": 1e-5 if {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & set(state) else None,
+        "init_values": 1e-5 if {"ls1.gamma", "gamma_1"} & in_blocks else None,
     }
     if family == "beit":
         shared = "rel_pos_bias.relative_position_bias_table" in state
         return arguments | {
-            "qkv_bias": "blocks.0.attn.q_bias" in state,
+            "qkv_bias": "attn.q_bias" in in_blocks,
             "use_abs_pos_emb": "pos_embed" in state,
             "use_shared_rel_pos_bias": shared,
             "use_rel_pos_bias": bool(relative) and not shared,
         }
     return arguments | {
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "qkv_bias": "attn.qkv.bias" in in_blocks,
         "reg_tokens": state["reg_token"].shape[1] if "reg_token" in state else 0,
         "no_embed_class": "reg_token" in state,
         "class_token": "cls_token" in state,

@@ -143,19 +143,28 @@ def _unpickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of strange pickles, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
-        reason = str(error).split("\n")[0]
-        if reason.startswith("Weights only load failed"):
-            reason = "it holds other things than weights; nothing was executed"
         named = _first_named(str(error))
+        fault = (
+            f"asks for {named}, which is code and not weights; nothing was executed"
+            if named
+            else _fault(path)
+        )
         raise IncompatibleCheckpoint(
-            f"{path} was refused: it "
-            + (
-                f"asks for {named}, which is code and not weights; nothing was executed."
-                if named
-                else f"is damaged or no weight file ({reason})."
-            )
-            + " Use a file from its authors, or one in the safetensors format."
+            f"{path} was refused: it {fault}. Use a file from its authors, or one in the safetensors format."
         ) from error
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with a file that torch cannot read, from its first bytes; torch speaks of its insides."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "is empty"
+    if start.startswith(b"PK") or start[:1] == b"\x80":  # archive; pickle
+        return (
+            "is a damaged or incomplete weight file, or holds other things than weights; nothing was executed"
+        )
+    return f"is no weight file: it begins with {start!r}"
 
 
 def _numpy_scalars() -> list[Any]:
