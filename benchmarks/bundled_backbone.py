@@ -158,7 +158,7 @@ def judge_bundled(every: dict[str, Results], options: argparse.Namespace) -> Non
 def judge_seeds(every: dict[str, Results], options: argparse.Namespace) -> None:
     """Judge the weights of several seeds, and print how they differ."""
     judge_bundled(every, options)
-    for size in options.sizes:
+    for size in options.sizes if len(options.seeds) > 1 else ():
         print(f"mean ± standard deviation of {len(options.seeds)} seeds, patches, {size} px")
         print("| | " + " | ".join(SETS) + " | mean of six | seed by seed |")
         print(
