@@ -222,6 +222,8 @@ PUBLIC: dict[str, str] = {
     "evaluate": "fewsight.workflows.evaluate:evaluate",
     "metatrain": "fewsight.workflows.metatrain:metatrain",
     "adapt": "fewsight.workflows.adapt:adapt",
+    "pretrain": "fewsight.workflows.pretrain:pretrain",
+    "study": "fewsight.workflows.study:study",
     "geometry": "fewsight.workflows.geometry:geometry",
     "neighbours": "fewsight.workflows.neighbours:neighbours",
 }

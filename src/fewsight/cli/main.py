@@ -20,6 +20,8 @@ VERBS = (
     "evaluate",
     "metatrain",
     "adapt",
+    "pretrain",
+    "study",
     "geometry",
     "neighbours",
     "backbones",

@@ -235,8 +235,10 @@ class MaskedClustering(Distillation):
             corrupted(view, batch, settings.corruption, patch_size=self.student.backbone.stride, view=number)
             for number, view in enumerate(images[:G])
         ]
-        views = [*(view.images for view in spoilt), *(images[G:] if settings.class_weight else ())]
-        large, *small = encoded(self.student.backbone, views)
+        small_views = list(images[G:]) if settings.class_weight else []
+        # apart from each other, for small views may be as large as the others
+        (large,) = encoded(self.student.backbone, [view.images for view in spoilt])
+        small = encoded(self.student.backbone, small_views) if small_views else []
         values: dict[str, Tensor] = {}
         weights = {
             "class": settings.class_weight,
@@ -248,7 +250,7 @@ class MaskedClustering(Distillation):
                 clean = self.teacher.network.backbone.features(torch.cat(images[:G]))
         if settings.class_weight:
             features = torch.cat([pool(part, "cls") for part in (large, *small)])
-            terms = self._class(features, pool(clean, "cls"), len(views), B)
+            terms = self._class(features, pool(clean, "cls"), G + len(small_views), B)
             values, weights = dict(terms.values), {**terms.weights, **weights}
         if settings.patch_weight:
             values["patch"] = self._patches(large, clean, spoilt)

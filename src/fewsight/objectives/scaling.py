@@ -110,7 +110,7 @@ def scaled_values(
         "focal_views": scale.local_views,
         "patch_prototypes": scale.prototypes,
         "temperature_warmup": min(37_500 / max(1, steps), 0.3),
-        "frozen_prototypes": min(1_250, one_epoch) / max(1, steps),
+        "frozen_prototypes": min(1.0, min(1_250, one_epoch) / max(1, steps)),
     }
     if not defaults.get("patch_prototypes"):
         values.pop("patch_prototypes")  # shared with the class tokens

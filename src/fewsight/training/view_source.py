@@ -23,6 +23,7 @@ from fewsight.data.views import ViewSpec
 from fewsight.errors import InvalidInput
 from fewsight.objectives.objective import Batch
 from fewsight.seeding import numpy_generator
+from fewsight.training.balanced_source import normalised
 
 __all__ = ["Photos", "ViewSource", "epoch_rows"]
 
@@ -110,10 +111,6 @@ class ViewSource:
             chosen = for_kind(augmentation(spec.pipeline, spec.size, spec.scale), self.kind)
             for _ in range(spec.count):
                 draws = draws_of(self.seed, len(views), samples)
-                views.append(self._normalised(augmented(pixels, chosen, (spec.size, spec.size), draws)))
+                view = augmented(pixels, chosen, (spec.size, spec.size), draws)
+                views.append(normalised(view, self.transform))
         return views
-
-    def _normalised(self, view: Tensor) -> Tensor:
-        mean = torch.tensor(self.transform.mean, device=view.device)[:, None, None]
-        std = torch.tensor(self.transform.std, device=view.device)[:, None, None]
-        return view.sub_(mean).div_(std)

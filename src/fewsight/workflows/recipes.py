@@ -18,6 +18,7 @@ from fewsight.names import closest
 
 __all__ = [
     "as_values",
+    "checked",
     "packaged_recipes",
     "read_recipe",
     "recipe_values",
@@ -55,7 +56,7 @@ def read_recipe(
     values = {} if name is None else _load(name, verb or _verb_of(kind))
     if _is_record(values):
         values = {key: value for key, value in values["settings"].items() if key in _fields(kind)}
-    return _checked(kind, with_overrides(values, overrides), str(name or "--set"))
+    return checked(kind, with_overrides(values, overrides), str(name or "--set"))
 
 
 def recipe_values(name: str | Path | None, overrides: Sequence[str] = (), *, verb: str) -> dict[str, Any]:
@@ -152,7 +153,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     return values
 
 
-def _checked(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:
+def checked(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:
+    """Values as a frozen dataclass; unknown keys and wrong types are named, with `where` they stood."""
     from pydantic import TypeAdapter, ValidationError
 
     _check_keys(kind, values, where)

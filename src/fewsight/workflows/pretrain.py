@@ -1,0 +1,410 @@
+"""`fewsight pretrain`: photos without labels make a backbone.
+
+Photos are decoded once into a store; the objective's views are cut from it. Labelled photos, where there are any, are
+partly held out: they watch the run, and at the end judge the backbone before and after on one low-shot task.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from fewsight.backbones.backbone import Backbone
+from fewsight.data.collection import Collection
+from fewsight.data.fingerprint import fingerprint
+from fewsight.data.layouts import read_layout
+from fewsight.data.pipelines import Kind
+from fewsight.data.store import PixelStore
+from fewsight.data.stored_photos import store_photos
+from fewsight.data.transform import Transform
+from fewsight.devices import keep_buffers, resolve_device
+from fewsight.errors import UnreadableImage
+from fewsight.files import run_folder, write_json
+from fewsight.objectives.objective import Objective, Progress
+from fewsight.progress import quieted, say
+from fewsight.protocols.verdict import Verdict
+from fewsight.seeding import stream_seed
+from fewsight.training.loop import TrainingResult, train
+from fewsight.training.view_source import ViewSource
+from fewsight.training.watch import CollapseWatch, WatchSettings
+from fewsight.training.watch_neighbours import NeighbourProbe
+from fewsight.workflows.labelled_photos import groups_of
+from fewsight.workflows.pretrain_choice import (
+    check_evidence,
+    choice_sentence,
+    continuing_recipe,
+    fitted,
+    seen_kind,
+    view_remarks,
+    with_scaled_settings,
+    with_smaller_views,
+)
+from fewsight.workflows.pretrain_judge import Judged, held_out_rows, judged_photos
+from fewsight.workflows.pretrain_model import write_pretrained
+from fewsight.workflows.pretrain_recipe import (
+    PretrainRecipe,
+    check_pretext,
+    make_backbone,
+    make_objective,
+    training_settings,
+)
+from fewsight.workflows.recipes import as_values, checked, read_recipe, with_overrides
+from fewsight.workflows.run_record import RunRecord, read_record, record_run
+
+__all__ = ["PretrainRun", "pretrain", "pretrain_with"]
+
+MOST_WATCHED = 256  # held-out photos whose features the collapse alarms read
+MOST_MINUTES = 30.0  # a run that nobody sized ends within about this time
+
+
+@dataclass(frozen=True)
+class PretrainRun:
+    """What a run of `pretrain` gave.
+
+    Attributes:
+        folder: with `model/`, `metrics.jsonl`, `verdict.json` and `run.yaml`.
+        result: of the loop.
+        verdict: before and after on photos that the training did not see; None without labelled ones, or when
+            interrupted.
+        kept: which backbone is in `model/`; where that is the old one, the other is in `pretrained/`.
+        photos: trained on, and held out.
+        remarks: sentences that a person should read.
+    """
+
+    folder: Path
+    result: TrainingResult
+    verdict: Verdict | None
+    kept: Literal["pretrained", "old"]
+    photos: tuple[int, int]
+    remarks: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json` and `verdict.json`."""
+        return {
+            "folder": str(self.folder),
+            "finished": self.result.finished,
+            "steps": self.result.steps,
+            "photos": {"trained_on": self.photos[0], "held_out": self.photos[1]},
+            "verdict": None if self.verdict is None else self.verdict.as_values(),
+            "kept": self.kept if self.result.finished else None,
+            "waiting_for_data": round(self.result.waiting, 4),
+            "remarks": list(self.remarks),
+        }
+
+    def sentences(self) -> Iterator[str]:
+        """The result in words."""
+        if not self.result.finished:
+            yield f"Interrupted at step {self.result.steps}. Go on with the same command and --resume."
+            return
+        yield (
+            f"Trained for {self.result.steps} steps on {self.photos[0]} photos; "
+            f"{100 * self.result.waiting:.0f} % of the time waiting for data."
+        )
+        yield from self.remarks
+        model = self.folder / "model"
+        if self.verdict is not None:
+            yield self.verdict.sentence
+        if self.kept == "old":
+            yield (
+                f"{model} holds the backbone as it was; the pretrained one is in {self.folder / 'pretrained'}, should "
+                "you want it all the same."
+            )
+        else:
+            yield f"{model} holds the pretrained backbone."
+        yield f"Use it: fewsight predict SUPPORT PILE --backbone {model} --out RUN"
+
+
+def pretrain(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    objective: str | None = None,
+    backbone: str | None = None,
+    kind: Kind | None = None,
+    image_size: int | None = None,
+    insist: bool = False,
+    stop_on_collapse: bool = False,
+    group_by: str | None = None,
+    strict: bool = False,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> PretrainRun:
+    """Train a backbone on photos without labels, and judge it where some have one.
+
+    Args:
+        data: photos: a folder (class folders give labels for the verdict alone), a CSV, a zip.
+        out: the run's folder; `model/` in it is what `--backbone` takes.
+        recipe: a packaged recipe or a YAML file; None chooses by the number of photos and the machine.
+        overrides: "key=value" settings of the recipe.
+        objective, backbone, kind, image_size: in place of the recipe's.
+        insist: train from random weights on fewer photos than the evidence supports.
+        stop_on_collapse: end the run when its features collapse, in place of warning.
+        group_by: photos of a group never stand on both sides of the verdict.
+        strict: stop at the first photo that cannot be read.
+
+    Raises:
+        InvalidInput: too few photos, or a wrong setting.
+        CollapsedRun: with `stop_on_collapse`.
+        FewsightError: anything else that a person can mend; the message says what.
+    """
+    reading = read_layout(data, labels="optional")
+    collection = reading.collection
+    changes: dict[str, Any] = {
+        "objective": objective,
+        "backbone": backbone,
+        "kind": kind,
+        "image_size": image_size,
+    }
+    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+        keep_buffers()
+        say(reading.description)
+        groups = groups_of(collection, group_by)
+        wanted = _wanted(recipe, overrides, len(collection), objective)
+        wanted = replace(wanted, **{name: value for name, value in changes.items() if value is not None})
+        run = _Run(collection, groups, wanted, folder, seed, strict, workers, str(resolve_device(device)))
+        sized = recipe is not None or any(text.startswith("training.steps") for text in overrides)
+        return run.run(
+            chosen=recipe is None,
+            sized=sized,
+            insist=insist,
+            resume=resume,
+            stop_on_collapse=stop_on_collapse,
+        )
+
+
+def pretrain_with(
+    data: Path,
+    out: Path,
+    recipe: PretrainRecipe,
+    *,
+    store: Path | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> PretrainRun:
+    """One run with a recipe as it is, gone on with where it stood: a cell of a study.
+
+    Args:
+        store: folder of the decoded photos, which runs on the same photos share; None = the run's own.
+    """
+    collection = read_layout(data, labels="optional").collection
+    with run_folder(out, resume=True) as folder:
+        keep_buffers()
+        run = _Run(collection, None, recipe, folder, seed, False, workers, str(resolve_device(device)), store)
+        return run.run(chosen=False, sized=True, insist=True, resume=True, stop_on_collapse=False)
+
+
+def _wanted(
+    recipe: str | Path | None, overrides: Sequence[str], photos: int, objective: str | None
+) -> PretrainRecipe:
+    if recipe is not None:
+        return read_recipe(PretrainRecipe, recipe, overrides)
+    given = [text.split("=", 1)[1].strip() for text in overrides if text.startswith("objective=")]
+    pretext = objective or (given[-1] if given else PretrainRecipe.objective)
+    check_pretext(pretext)
+    values = as_values(continuing_recipe(max(2, photos), pretext))
+    return checked(PretrainRecipe, with_overrides(values, overrides), "--set")
+
+
+@dataclass
+class _Run:
+    """One run, step by step."""
+
+    collection: Collection
+    groups: list[str] | None
+    recipe: PretrainRecipe
+    folder: Path
+    seed: int
+    strict: bool
+    workers: int | None
+    device: str
+    store: Path | None = None
+
+    def run(
+        self, *, chosen: bool, sized: bool, insist: bool, resume: bool, stop_on_collapse: bool
+    ) -> PretrainRun:
+        check_evidence(len(self.collection), self.recipe, insist=insist)
+        torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
+        old = make_backbone(self.recipe, device=self.device, seed=self.seed)
+        if chosen and not self.recipe.from_scratch and self.recipe.view_size is None:
+            self.recipe = with_smaller_views(self.recipe, old)
+        size = self.recipe.view_size or old.image_size[0]
+        side = self.recipe.store_size or max(size, 8 * size // 7)
+        stored = Transform(size=(side, side), interpolation=old.transform.interpolation)
+        store = store_photos(
+            self.collection, stored, self.store or self.folder / "store", workers=self.workers
+        )
+        usable = self._usable(store)
+        held_out = held_out_rows(self.collection, usable, self.recipe.held_out, self.groups, self.seed)
+        rows = numpy.flatnonzero(usable & ~numpy.isin(numpy.arange(len(usable)), held_out))
+        check_evidence(len(rows), self.recipe, insist=insist)
+        objective, remarks = self._prepared(store, rows, sized=sized, resume=resume, old=old.name)
+        judged = judged_photos(
+            self.collection, held_out, self.groups, old, self.folder / "judged", workers=self.workers
+        )
+        settings = training_settings(self.recipe, len(rows))
+        watch = CollapseWatch(
+            settings.steps,
+            WatchSettings(every=self.recipe.watch_every, stop_on_collapse=stop_on_collapse),
+            held=None if judged is None else judged.images[:MOST_WATCHED],
+        )
+        result = train(
+            objective,
+            self._source(store, rows, objective),
+            settings,
+            self.folder,
+            seed=self.seed,
+            probe=_probe(watch, None if judged is None else judged.probe()),
+            probe_every=self.recipe.watch_every,
+            on_step=watch,
+        )
+        remarks = (*remarks, *(f"At step {alarm.step}: {alarm.sentence}." for alarm in watch.alarms))
+        photos = (len(rows), len(held_out))
+        if not result.finished:
+            return PretrainRun(self.folder, result, None, "pretrained", photos, remarks)
+        return self._judge(objective, old, judged, result, photos, remarks)
+
+    def _usable(self, store: PixelStore) -> NDArray[numpy.bool_]:
+        usable = numpy.ones(len(self.collection), bool)
+        unreadable = sorted(store.unreadable)
+        usable[unreadable] = False
+        if unreadable:
+            first = self.collection.file(unreadable[0])
+            if self.strict:
+                raise UnreadableImage(
+                    f"{first} cannot be read (--strict stops here); `fewsight doctor` says why."
+                )
+            say(f"{len(unreadable)} photos cannot be read and are left out, the first is {first}.")
+        return usable
+
+    def _prepared(
+        self, store: PixelStore, rows: NDArray[numpy.int64], *, sized: bool, resume: bool, old: str
+    ) -> tuple[Objective, tuple[str, ...]]:
+        """The objective, with the recipe filled in, recorded, and said."""
+        kind = self.recipe.kind or seen_kind(store, rows, self.seed)
+        remarks = tuple(view_remarks(self.recipe, kind))
+        self.recipe = with_scaled_settings(replace(self.recipe, kind=kind), len(rows))
+        earlier = (
+            read_record(self.folder).settings if resume and (self.folder / "run.yaml").exists() else None
+        )
+        if earlier is not None and not sized:  # what the machine's speed decided then stays as it was
+            steps = earlier["training"]["steps"]
+            self.recipe = replace(
+                self.recipe, training=replace(self.recipe.training, **_length(earlier["training"]))
+            )
+            say(f"Going on with the {steps} steps that were chosen before.")
+        # the network starts from the same weights as `old`, and is another object
+        backbone = make_backbone(self.recipe, device=self.device, seed=self.seed)
+        torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
+        objective = make_objective(self.recipe, backbone).to(self.device)
+        seconds = seconds_per_step(objective, self._source(store, rows, objective))
+        if not sized and earlier is None:
+            self.recipe, words = fitted(self.recipe, seconds, MOST_MINUTES)
+        else:
+            settings = training_settings(self.recipe, len(rows))
+            _, words = fitted(replace(self.recipe, training=settings), seconds, math.inf)
+        say(
+            f"{old}: {choice_sentence(self.recipe, training_settings(self.recipe, len(rows)), len(rows))} {words}"
+        )
+        values = {**as_values(self.recipe), "backbone": old, "seed": self.seed}
+        record = RunRecord("pretrain", values, {"data": fingerprint(self.collection)})
+        record_run(self.folder, record, resume=resume)
+        return objective, remarks
+
+    def _source(self, store: PixelStore, rows: NDArray[numpy.int64], objective: Objective) -> ViewSource:
+        backbone = objective.backbone()
+        assert isinstance(backbone, Backbone)
+        return ViewSource(
+            store,
+            rows,
+            objective.views,
+            backbone.transform,
+            self.recipe.batch_size,
+            seed=self.seed,
+            kind=self.recipe.kind or "photos",
+        )
+
+    def _judge(
+        self,
+        objective: Objective,
+        old: Backbone,
+        judged: Judged | None,
+        result: TrainingResult,
+        photos: tuple[int, int],
+        remarks: tuple[str, ...],
+    ) -> PretrainRun:
+        trained = objective.backbone()
+        assert isinstance(trained, Backbone)
+        trained.requires_grad_(True).eval()
+        trained.transform = old.transform  # views may have been smaller than what is seen in use
+        verdict = None if judged is None else judged.verdict(trained, self.seed)
+        if verdict is None or verdict.outcome == "not judged":
+            remarks = (*remarks, not_judged(self.folder, old.name))
+        keep_old = (
+            verdict is not None
+            and not self.recipe.from_scratch
+            and verdict.outcome in ("worse", "no difference shown")
+        )
+        kept: Literal["pretrained", "old"] = "old" if keep_old else "pretrained"
+        run = PretrainRun(self.folder, result, verdict, kept, photos, remarks)
+        write_pretrained(
+            self.folder,
+            old,
+            trained,
+            self.recipe,
+            run.summary(),
+            fingerprint(self.collection),
+            keep_old=keep_old,
+        )
+        write_json(self.folder / "verdict.json", run.summary())
+        return run
+
+
+def _length(training: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: training[name] for name in ("steps", "warmup_steps", "backbone_frozen_steps")}
+
+
+def _probe(
+    watch: CollapseWatch, neighbours: NeighbourProbe | None
+) -> Callable[[Objective, int], Mapping[str, float]]:
+    """What the log gets besides losses: the alarms' measures, and k-NN where there are labels."""
+
+    def look(objective: Objective, step: int) -> Mapping[str, float]:
+        return {**watch.logged(), **({} if neighbours is None else neighbours(objective, step))}
+
+    return look
+
+
+def not_judged(folder: Path, old: str) -> str:
+    """What to do where nothing could be judged."""
+    return (
+        "Whether it became better was not judged: there are too few held-out photos with one label. Judge it: "
+        f"fewsight evaluate LABELLED --backbone {folder / 'model'} --against {old}"
+    )
+
+
+def seconds_per_step(objective: Objective, source: ViewSource) -> float:
+    """Of a step with its data, measured on a copy so that the run itself is not touched."""
+    trial = copy.deepcopy(objective).train()
+    trial.before_step(Progress(0, 1))
+    took = 0.0
+    for number in range(2):  # the first call warms up
+        started = time.perf_counter()
+        trial.backward(source(number))
+        took = time.perf_counter() - started
+    return took

@@ -1,0 +1,98 @@
+import csv
+import json
+
+import pytest
+from photo_folders import write_labelled
+
+from fewsight.errors import InvalidInput
+from fewsight.workflows import study as module
+from fewsight.workflows.study import StudyRecipe, study
+from fewsight.workflows.study_report import findings_of
+
+TINY = """
+base:
+  objective: simclr
+  backbone: vit_tiny_patch16_224
+  from_scratch: true
+  network: {depth: 1, embed_dim: 24, num_heads: 2, patch_size: 8}
+  image_size: 32
+  batch_size: 6
+  held_out: 0.0
+  training: {steps: 2, learning_rate: 0.001}
+cells:
+  untrained:
+  simclr: {objective: simclr}
+  dino: {objective: dino, objective_settings: {prototypes: 16, local_views: 0}}
+reference: simclr
+seeds: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    photos = write_labelled(folder / "photos", shots=6)
+    (folder / "tiny.yaml").write_text(TINY)
+    options = {"recipe": folder / "tiny.yaml", "judge": [("episodes", photos)], "episodes": 20, "quiet": True}
+    return study(photos, folder / "run", **options), photos, options
+
+
+def test_every_cell_and_seed_has_its_figures(finished):
+    run, _, _ = finished
+    with (run.folder / "study.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figures = {(row["cell"], row["seed"]) for row in rows if row["what"] == "figure"}
+    assert figures == {(cell, seed) for cell in ("untrained", "simclr", "dino") for seed in "01"}
+    assert {row["cell"] for row in rows if row["what"] == "difference"} == {"untrained", "dino"}
+    table = (run.folder / "study.md").read_text()
+    assert "3-way 1-shot accuracy" in table
+    assert (run.folder / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_cells_are_never_made_again(finished, monkeypatch):
+    run, photos, options = finished
+
+    def never(*arguments, **others):
+        raise AssertionError("a finished cell was made again")
+
+    monkeypatch.setattr(module, "pretrain_with", never)
+    monkeypatch.setattr(module, "evaluate", never)
+    again = study(photos, run.folder, resume=True, **options)
+    assert json.dumps(again.summary()["rows"]) == json.dumps(run.summary()["rows"])
+
+
+def test_an_interruption_names_what_is_left(finished, tmp_path, monkeypatch):
+    _, photos, options = finished
+    plain = module.pretrain_with
+
+    def stopped(*arguments, **others):
+        result = plain(*arguments, **others)
+        object.__setattr__(result.result, "finished", False)
+        return result
+
+    monkeypatch.setattr(module, "pretrain_with", stopped)
+    run = study(photos, tmp_path / "run", **options)
+    assert run.unfinished[0] == "simclr, seed 0"
+    assert "--resume" in next(iter(run.sentences()))
+
+
+def test_a_finding_needs_every_seed():
+    row = {"cell": "a", "judged_on": "x", "what": "difference", "measure": "m", "n": 9}
+    both = [{**row, "seed": s, "mean": -0.02, "low": -0.03, "high": -0.01} for s in range(2)]
+    assert findings_of(both, "b") == (
+        "a below b on x, m: by 2.0 points (2 of 2 seeds, each interval below 0).",
+    )
+    mixed = [both[0], {**both[1], "mean": 0.0, "low": -0.01, "high": 0.01}]
+    assert findings_of(mixed, "b") == ("No difference shown in the other 1 comparisons with b.",)
+
+
+def test_wrong_studies_are_refused_before_any_training(finished, tmp_path):
+    _, photos, options = finished
+    with pytest.raises(InvalidInput, match="reference is 'moco'"):
+        StudyRecipe(cells={"a": None}, reference="moco")
+    with pytest.raises(InvalidInput, match="no cells"):
+        StudyRecipe()
+    with pytest.raises(InvalidInput, match="is not there"):
+        study(photos, tmp_path / "run", **{**options, "judge": [("episodes", tmp_path / "missing")]})
+    with pytest.raises(InvalidInput, match="cell dino"):
+        study(photos, tmp_path / "run2", **options, overrides=("cells.dino.objectiv=dino",))
