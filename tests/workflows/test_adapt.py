@@ -118,7 +118,7 @@ def test_every_method_trains(method: str, photos: Path, tmp_path: Path) -> None:
     found = run(
         photos, tmp_path / "run", *steps, method=method, backbone=backbone, image_size=size, keep="adapted"
     )
-    assert found.adapted.finished
+    assert found.result.finished
     assert load_backbone(str(tmp_path / "run" / "model")).name.startswith(backbone)
 
 
@@ -133,8 +133,7 @@ def test_the_published_preset_runs_with_its_own_second_stage(photos: Path, tmp_p
         keep="adapted",
         quiet=True,
     )
-    assert found.adapted.result is not None
-    assert found.adapted.result.steps == round(found.photos[0] / 8 / 2)
+    assert found.result.steps == round(found.photos[0] / 8 / 2)
     assert found.head_verdict is not None
     told = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     assert told["head"] == {"name": "linear", "classes": ["dots", "plain", "stripes"]}
@@ -202,7 +201,7 @@ def test_a_run_that_only_did_harm_keeps_its_first_step_and_says_so(
 ) -> None:
     monkeypatch.setattr(training, "right_answers", lambda *arguments: numpy.ones(9))  # ties keep the earlier
     found = run(photos, tmp_path / "run", keep="adapted")
-    assert found.adapted.step == 0
+    assert found.step == 0
     assert any("no step of the training was better" in remark for remark in found.remarks)
 
 
@@ -242,3 +241,24 @@ def test_remarks_name_a_rate_that_is_too_high(photos: Path, tmp_path: Path) -> N
     found = run(photos, tmp_path / "run", "backbone_learning_rate=0.01", "training.steps=1")
     assert any("is high for adamw" in remark for remark in found.remarks)
     assert module.AdaptRun is AdaptRun
+
+
+@pytest.mark.slow
+def test_two_processes_adapt_as_one(photos: Path, tmp_path: Path) -> None:
+    settings = {"method": "lacvit", "backbone": "fewsight-bundled", "image_size": 64, "keep": "adapted"}
+    steps = ("training.steps=2", "stop_every=0", "classes=3", "photos=2")
+    run(photos, tmp_path / "one", *steps, **settings)
+    found = run(photos, tmp_path / "two", *steps, devices=2, **settings)
+    assert found.verdict is not None
+    one, two = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
+    assert not equal(one, dict(load_backbone("fewsight-bundled").state_dict()))
+    for name, value in one.items():  # AdamW's first steps are signs, so rounding can turn a few of them
+        close = torch.isclose(two[name], value, rtol=1e-3, atol=1e-5)
+        assert close.float().mean() > 0.99, name
+
+
+def test_a_run_is_repeated_from_its_record(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "first", keep="adapted", seed=5)
+    adapt(photos, tmp_path / "second", recipe=tmp_path / "first" / "run.yaml", keep="adapted", quiet=True)
+    name = "model/model.safetensors"
+    assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()

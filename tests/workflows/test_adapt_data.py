@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from photo_folders import write_labelled
 
+from fewsight.data.stored_photos import store_photos
 from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.workflows.adapt_data import read_labelled_data, usable_labels
@@ -17,7 +18,7 @@ TRANSFORM = Transform(size=(32, 32))
 
 def labels_of(photos: Path, folder: Path, *, strict: bool = False) -> tuple[dict[str, int], tuple[str, ...]]:
     data = read_labelled_data(photos)
-    store = data.stored(TRANSFORM, folder, workers=1)
+    store = store_photos(data.collection, TRANSFORM, folder, workers=1)
     labels, remarks = usable_labels(data, store, strict=strict)
     return {data.collection.file(row): int(label) for row, label in enumerate(labels)}, remarks
 

@@ -67,6 +67,7 @@ def adapt(
     strict: shared.Strict = False,
     workers: shared.Workers = None,
     device: shared.Device = "auto",
+    devices: shared.Devices = 1,
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
     force: shared.Force = False,
@@ -104,6 +105,10 @@ def adapt(
         finish(table.summary(), table.sentences(), quiet=quiet, as_json=json)
         return
     from fewsight.workflows.adapt import adapt as run
+    from fewsight.workflows.training_run import is_first_process
 
-    result = run(data, out, method=method, keep=keep, strict=strict, **common)
-    finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    result = run(data, out, method=method, keep=keep, strict=strict, devices=devices, **common)
+    if is_first_process():
+        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    if not result.result.finished:
+        raise typer.Exit(130)

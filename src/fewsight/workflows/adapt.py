@@ -15,14 +15,19 @@ import numpy
 import torch
 from torch import Tensor
 
+from fewsight import distributed
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.loading import load_backbone
 from fewsight.data.store import PixelStore
 from fewsight.errors import InvalidInput
-from fewsight.files import run_folder, write_json
+from fewsight.evaluation.intervals import Interval
+from fewsight.files import write_json
+from fewsight.launch import launch
 from fewsight.objectives.label_contrastive import LabelContrastive
-from fewsight.progress import quieted, say
+from fewsight.progress import say
 from fewsight.protocols.verdict import Verdict, compare_answers, judge_features
+from fewsight.training.loop import TrainingResult
+from fewsight.training.settings import HOUSEKEEPING
 from fewsight.workflows.adapt_data import LabelledData, read_labelled_data, usable_labels
 from fewsight.workflows.adapt_model import (
     MOST_SUPPORT,
@@ -40,8 +45,9 @@ from fewsight.workflows.adapt_training import (
     adapt_backbone,
     encode_rows,
 )
-from fewsight.workflows.recipes import as_values, read_recipe
+from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
+from fewsight.workflows.training_run import stored_once, training_run
 
 __all__ = ["AdaptRun", "adapt", "adapt_recipe"]
 
@@ -54,7 +60,9 @@ class AdaptRun:
 
     Attributes:
         folder: with `model/`, `report.html`, `verdict.json`, `metrics.jsonl` and `run.yaml`.
-        adapted: what came of stage 1.
+        result: of the loop of stage 1.
+        step: whose weights were kept.
+        stopping: accuracy of these on the photos that chose the step; None where nothing chose.
         verdict: prototypes before and after, on photos that the training did not see; None if interrupted.
         head_verdict: the same with the head of stage 2.
         kept: `adapted` or `old`: which backbone is in `model/`.
@@ -63,7 +71,9 @@ class AdaptRun:
     """
 
     folder: Path
-    adapted: Adapted
+    result: TrainingResult
+    step: int
+    stopping: Interval | None
     verdict: Verdict | None
     head_verdict: Verdict | None
     kept: Literal["adapted", "old"]
@@ -72,29 +82,27 @@ class AdaptRun:
 
     def summary(self) -> dict[str, Any]:
         """Plain values for `--json` and `verdict.json`."""
-        result = self.adapted.result
         return {
             "folder": str(self.folder),
-            "finished": self.adapted.finished,
-            "steps": 0 if result is None else result.steps,
-            "kept_step": self.adapted.step,
+            "finished": self.result.finished,
+            "steps": self.result.steps,
+            "kept_step": self.step,
             "photos": dict(zip(("trained_on", "stopping", "judged"), self.photos, strict=True)),
             "verdict": None if self.verdict is None else self.verdict.as_values(),
             "stage2": None if self.head_verdict is None else self.head_verdict.as_values(),
-            "kept": self.kept if self.adapted.finished else None,
+            "kept": self.kept if self.result.finished else None,
             "remarks": list(self.remarks),
         }
 
     def sentences(self) -> Iterator[str]:
         """The result in words."""
         yield from self.remarks
-        if self.verdict is None or self.adapted.result is None:
-            steps = 0 if self.adapted.result is None else self.adapted.result.steps
-            yield f"Interrupted at step {steps}. Go on with the same command and --resume."
+        if self.verdict is None:
+            yield f"Interrupted at step {self.result.steps}. Go on with the same command and --resume."
             return
         yield (
-            f"Trained for {self.adapted.result.steps} steps on {self.photos[0]} photos"
-            + (f", kept step {self.adapted.step}." if self.adapted.stopping is not None else ".")
+            f"Trained for {self.result.steps} steps on {self.photos[0]} photos"
+            + (f", kept step {self.step}." if self.stopping is not None else ".")
         )
         yield self.verdict.sentence
         if self.head_verdict is not None and self.head_verdict.outcome != "not judged":
@@ -144,7 +152,8 @@ def adapt(
     strict: bool = False,
     workers: int | None = None,
     device: str = "auto",
-    seed: int = 0,
+    devices: int = 1,
+    seed: int | None = None,
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -155,7 +164,7 @@ def adapt(
         data: class folders or a CSV; splits `train`, `val` and `test` are kept to. One photo a class will do.
         out: the run's folder; `model/` in it is what `--backbone` takes.
         preset: `lowshot`, or `published`: what the authors' code does, without its errors.
-        recipe: a packaged recipe or a YAML file in place of the preset.
+        recipe: a packaged recipe, a YAML file, or the `run.yaml` of a run to repeat, in place of the preset.
         overrides: "key=value" settings of the recipe.
         method: of `METHODS`, in place of the recipe's.
         backbone, image_size, device: as in `load_backbone`.
@@ -163,18 +172,27 @@ def adapt(
             `adapted`: the adapted one in any case.
         group_by: photos of a group never stand on both sides.
         strict: stop at the first photo that cannot be read.
+        devices: processes on this machine that train together; all of them make one contrast set.
+        seed: None takes that of a run to repeat, else 0.
 
     Raises:
         InvalidInput: fewer than two classes, no labels, or a wrong setting.
         CollapsedRun: the features became equal.
         FewsightError: anything else that a person can mend; the message says what.
     """
+    if devices != 1:
+        together: AdaptRun = launch(adapt, {**locals(), "devices": 1}, devices)
+        return together
     chosen = adapt_recipe(preset, recipe, overrides, method)
     if chosen.of_method.objective is None:
         raise InvalidInput(f"method {chosen.method} trains nothing; use it with --compare.")
+    earlier = recorded_options(AdaptRecipe, recipe)[0]
+    seed = int(earlier.get("seed", 0)) if seed is None else seed
+    backbone = str(earlier.get("backbone", backbone)) if backbone == "auto" else backbone
+    size = tuple(earlier.get("image_size", ())) or None if image_size is None else image_size
     read = read_labelled_data(Path(data), class_level=class_level, skip_empty=skip_empty, group_by=group_by)
-    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
-        old = load_backbone(backbone, image_size=image_size, device=device)
+    with training_run(out, resume=resume, force=force, quiet=quiet) as folder:
+        old, trained = (load_backbone(backbone, image_size=size, device=device) for _ in range(2))
         settings = {
             **as_values(chosen),
             "backbone": old.name,
@@ -184,11 +202,12 @@ def adapt(
             "class_level": class_level,
             "seed": seed,
         }
-        record_run(folder, RunRecord("adapt", settings, {"data": read.fingerprint}), resume=resume)
+        if distributed.is_main():
+            record = RunRecord("adapt", settings, {"data": read.fingerprint})
+            record_run(folder, record, resume=resume, free=HOUSEKEEPING)
         say(read.description)
-        store = read.stored(old.transform, folder / "store", workers=workers)
-        again = load_backbone(backbone, image_size=image_size, device=device)
-        return _Run(read, store, old, again, chosen, folder, keep, seed, strict).run()
+        store = stored_once(read.collection, old.transform, folder / "store", workers=workers)
+        return _Run(read, store, old, trained, chosen, folder, keep, seed, strict).run()
 
 
 @dataclass
@@ -224,9 +243,16 @@ class _Run:
         task = AdaptTask(self.store, labels, plan.train, plan.stop, plan.judged)
         adapted = adapt_backbone(self.trained, task, self.recipe, self.folder, seed=self.seed)
         photos = (len(plan.train), len(plan.stop), len(plan.judged))
-        if not adapted.finished:
-            return AdaptRun(self.folder, adapted, None, None, "old", photos, remarks)
-        return self._judge(task, adapted, photos, (*remarks, *_alarms(adapted)))
+        linear = None
+        if adapted.finished and self.recipe.stage2.head == "linear":
+            linear = train_linear(adapted.backbone, task, self.recipe, self.folder / "stage2", seed=self.seed)
+            if not linear.finished:
+                adapted = replace(adapted, result=linear.result)
+        if not adapted.finished or not distributed.is_main():  # the first process judges and writes
+            assert adapted.result is not None
+            done = adapted.result, adapted.step, adapted.stopping
+            return AdaptRun(self.folder, *done, None, None, "old", photos, remarks)
+        return self._judge(task, adapted, linear, photos, (*remarks, *_alarms(adapted)))
 
     def _advice(self) -> Iterator[str]:
         rate, optimiser = self.recipe.backbone_rate(self.old), self.recipe.training.optimiser
@@ -237,7 +263,12 @@ class _Run:
             )
 
     def _judge(
-        self, task: AdaptTask, adapted: Adapted, photos: tuple[int, int, int], remarks: tuple[str, ...]
+        self,
+        task: AdaptTask,
+        adapted: Adapted,
+        linear: Adapted | None,
+        photos: tuple[int, int, int],
+        remarks: tuple[str, ...],
     ) -> AdaptRun:
         rows = numpy.concatenate([task.train, task.judged])
         before, after = (encode_rows(model, self.store, rows) for model in (self.old, adapted.backbone))
@@ -246,16 +277,12 @@ class _Run:
         names = ("the old backbone", "the adapted one")
         targets = torch.from_numpy(task.labels[rows])
         verdict = judge_features(before, after, targets, learnt=learnt, groups=groups, names=names)
-        linear = None
-        if self.recipe.stage2.head == "linear":
-            linear = train_linear(adapted.backbone, task, self.recipe, self.folder / "stage2", seed=self.seed)
-            if not linear.finished:
-                unfinished = replace(adapted, result=linear.result)
-                return AdaptRun(self.folder, unfinished, None, None, "old", photos, remarks)
         head_verdict = self._head_verdict(task, before, after, linear)
         kept: Literal["adapted", "old"] = "adapted" if verdict.improved or self.keep == "adapted" else "old"
-        run = AdaptRun(self.folder, adapted, verdict, head_verdict, kept, photos, remarks)
-        self._write(run, task, before[: len(task.train)], after[: len(task.train)], linear)
+        assert adapted.result is not None
+        done = adapted.result, adapted.step, adapted.stopping
+        run = AdaptRun(self.folder, *done, verdict, head_verdict, kept, photos, remarks)
+        self._write(run, adapted, task, before[: len(task.train)], after[: len(task.train)], linear)
         return run
 
     def _head_verdict(
@@ -281,7 +308,13 @@ class _Run:
         return compare_answers(right[0], right[1], groups=groups, names=names)
 
     def _write(
-        self, run: AdaptRun, task: AdaptTask, before: Tensor, after: Tensor, linear: Adapted | None
+        self,
+        run: AdaptRun,
+        trained: Adapted,
+        task: AdaptTask,
+        before: Tensor,
+        after: Tensor,
+        linear: Adapted | None,
     ) -> None:
         from fewsight.workflows.adapt_report import report_adapt
 
@@ -291,11 +324,11 @@ class _Run:
             "data_fingerprint": self.data.fingerprint,
             "from": self.old.name,
             "method": self.recipe.method,
-            "step": run.adapted.step,
+            "step": run.step,
             "trained_on": len(task.train),
             "verdict": run.verdict.as_values(),
         }
-        adapted = name_adapted(run.adapted.backbone, self.data.name)
+        adapted = name_adapted(trained.backbone, self.data.name)
         chosen, vectors = (adapted, after) if run.kept == "adapted" else (self.old, before)
         classes = [self.data.collection.classes[k] for k in numpy.unique(task.labels[task.train])]
         if linear is not None and run.kept == "adapted":

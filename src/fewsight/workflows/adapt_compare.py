@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fewsight.backbones.loading import load_backbone
 from fewsight.data.store import PixelStore
+from fewsight.data.stored_photos import store_photos
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval, paired_interval
 from fewsight.files import run_folder, write_json, write_text
@@ -213,7 +214,7 @@ def compare_methods(
             "seed": seed,
         }
         record_run(folder, RunRecord("adapt --compare", settings, {"data": read.fingerprint}), resume=resume)
-        store = read.stored(old.transform, folder / "store", workers=workers)
+        store = store_photos(read.collection, old.transform, folder / "store", workers=workers)
         labels, left_out = usable_labels(read, store)
         plan = _plan(read, labels, chosen, most_judged, seed)
         remarks = (*read.warnings, *left_out, *plan.remarks)

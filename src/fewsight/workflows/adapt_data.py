@@ -14,8 +14,6 @@ from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
 from fewsight.data.store import PixelStore
-from fewsight.data.stored_photos import store_photos
-from fewsight.data.transform import Transform
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.workflows.labelled_photos import groups_of
 
@@ -44,10 +42,6 @@ class LabelledData:
     def fingerprint(self) -> str:
         """Of names, sizes and labels."""
         return fingerprint(self.collection)
-
-    def stored(self, transform: Transform, folder: Path, *, workers: int | None = None) -> PixelStore:
-        """The pixels of all photos, made or opened."""
-        return store_photos(self.collection, transform, folder, workers=workers)
 
 
 def read_labelled_data(

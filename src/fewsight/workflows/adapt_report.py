@@ -93,7 +93,7 @@ def _settings(run: AdaptRun, recipe: AdaptRecipe, backbone: Backbone) -> dict[st
         "trained": {"full": "everything", "layer_norm": "LayerNorms", "lora": "low-rank additions"}[
             method.tuning
         ],
-        "steps": 0 if run.adapted.result is None else run.adapted.result.steps,
+        "steps": run.result.steps,
         "learning rate of the backbone": f"{recipe.backbone_rate(backbone):g}",
         "head of stage 2": recipe.stage2.head,
     }

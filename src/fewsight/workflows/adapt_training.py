@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fewsight import distributed
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.lora import merge_lora
 from fewsight.backbones.tuning import select_tuning
@@ -107,6 +108,10 @@ def adapt_backbone(
         FewsightError: a loss is not finite, or the disk refuses a checkpoint.
     """
     method = recipe.of_method
+    if recipe.training.sharding != "none":
+        raise InvalidInput(
+            "training.sharding is for metatrain and pretrain; adapt keeps the backbone whole: set none."
+        )
     if method.objective is None:
         return Adapted(backbone.eval(), None, None, 0)
     torch.manual_seed(stream_seed(seed, "weights") >> 1)
@@ -224,9 +229,14 @@ def _watch() -> Callable[[Objective, int], None]:
 
     def watch(objective: Objective, step: int) -> None:
         words = objective.alarm() if isinstance(objective, LabelContrastive) else None
-        state["in a row"] = 0 if words is None else state["in a row"] + 1
-        if words is not None and state["in a row"] >= COLLAPSED_STEPS:
-            raise CollapsedRun(f"stopped at step {step}: {words}")
+        anywhere = bool(
+            distributed.all_reduce_max(torch.tensor(float(words is not None)))
+        )  # all leave together
+        state["in a row"] = state["in a row"] + 1 if anywhere else 0
+        if state["in a row"] >= COLLAPSED_STEPS:
+            raise CollapsedRun(
+                f"stopped at step {step}: {words or 'another process reports equal features.'}"
+            )
 
     return watch
 
