@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,3 +89,41 @@ def test_changed_pixels_are_found(tmp_path: Path) -> None:
         open_store(tmp_path, check=True)
     with pytest.raises(IncompatibleModel, match="no store"):
         open_store(tmp_path / "nothing")
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from data.test_store import COUNT, SIZE, image
+from fewsight.data.store import build_store
+def slow(first, last):
+    for row in range(first, last):
+        time.sleep(0.04)
+        yield image(row)
+print("ready", flush=True)
+build_store(Path(sys.argv[1]), COUNT, SIZE, "a", slow, block=4)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_leaves_a_store_that_is_finished_later(tmp_path: Path) -> None:
+    script = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1]))
+    generator = random.Random(0)
+
+    def run() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", script, str(tmp_path)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    for _ in range(3):
+        process = run()
+        time.sleep(generator.uniform(0.1, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with pytest.raises(IncompatibleModel):
+            open_store(tmp_path)
+    assert run().communicate()[0] == ""
+    check(tmp_path)

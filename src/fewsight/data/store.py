@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from fewsight.files import said_of_disk, write_json
 
 __all__ = ["PixelStore", "build_store", "open_store"]
 
-BLOCK = 1024  # photos whose pixels are written, hashed and committed together
+BLOCK_BYTES = (
+    64 << 20
+)  # of photos that are written, hashed and committed together; two blocks are in memory at most
 VERSION = 1
 
 ReadPixels = Callable[
@@ -60,7 +63,13 @@ class PixelStore:
 
 
 def build_store(
-    folder: Path, count: int, size: tuple[int, int], fingerprint: str, read: ReadPixels, *, block: int = BLOCK
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    fingerprint: str,
+    read: ReadPixels,
+    *,
+    block: int | None = None,
 ) -> PixelStore:
     """Make the store, or go on making it, or open it if it is there.
 
@@ -70,11 +79,13 @@ def build_store(
         size: height and width in pixels that `read` gives.
         fingerprint: of the photos and their preprocessing; another one makes the store anew.
         read: gives the pixels of photos first .. last - 1, None for an unreadable one.
+        block: photos that are committed together; None for as many as 64 MiB hold.
 
     Raises:
         FewsightError: the disk is full or read-only.
     """
     row_bytes = size[0] * size[1] * 3
+    block = block or min(4096, max(1, BLOCK_BYTES // row_bytes))
     with said_of_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     state = _read_state(folder)
@@ -99,6 +110,7 @@ def build_store(
                 content, missing = _block_bytes(read, first, min(count, first + block), size)
                 file.write(content)
                 file.flush()
+                os.fsync(file.fileno())  # the pixels stand before the line that says so
                 state["sha256"].append(hashlib.sha256(content).hexdigest())
                 state["unreadable"] += missing
                 write_json(folder / "store.json", state)
@@ -161,7 +173,9 @@ def _intact_blocks(path: Path, state: dict, row_bytes: int, *, every: bool = Fal
     return intact
 
 
-def _block_bytes(read: ReadPixels, first: int, last: int, size: tuple[int, int]) -> tuple[bytes, list[int]]:
+def _block_bytes(
+    read: ReadPixels, first: int, last: int, size: tuple[int, int]
+) -> tuple[memoryview, list[int]]:
     content = numpy.zeros((last - first, *size, 3), numpy.uint8)
     missing = []
     for row, image in enumerate(read(first, last)):
@@ -169,4 +183,4 @@ def _block_bytes(read: ReadPixels, first: int, last: int, size: tuple[int, int])
             missing.append(first + row)
         else:
             content[row] = image
-    return content.tobytes(), missing
+    return content.reshape(-1).data, missing
