@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -203,6 +204,29 @@ def test_probe_sees_the_average_that_is_kept(tmp_path: Path) -> None:
     unwatched = Calm()
     train(unwatched, batches, settings, tmp_path / "without")
     assert torch.equal(weights(unwatched), weights(objective)), "probing changes nothing"
+
+
+def test_disk_that_refuses_in_the_middle_of_a_checkpoint(tmp_path: Path) -> None:
+    """A real refusal: files may not grow beyond 2 kB any more, as on a disk that has filled up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(objective: Objective, step: int) -> None:
+        if step == 15:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+
+    try:
+        with pytest.raises(FewsightError, match=r"cannot write .*step-000000021\.pt: the file is larger than"):
+            train(Regression(), batches, SETTINGS, tmp_path, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert read_checkpoint(newest)["step"] == 14
+    assert not list((tmp_path / "checkpoints").glob(".*.part"))
+    whole, resumed = Regression(), Regression()
+    train(resumed, batches, SETTINGS, tmp_path)
+    train(whole, batches, SETTINGS, tmp_path / "whole")
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks at it

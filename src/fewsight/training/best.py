@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from fewsight import distributed
 from fewsight.evaluation.intervals import Interval
-from fewsight.files import new_file
-from fewsight.training.checkpoints import read_checkpoint
+from fewsight.training.checkpoints import read_checkpoint, save_whole
 from fewsight.training.sharding import full_state, load_full
 
 __all__ = ["BestWeights"]
@@ -38,9 +36,8 @@ class BestWeights:
         self.interval, self.step = score, step
         weights = full_state(dict(module.state_dict()))
         if distributed.is_main():
-            with new_file(self.path) as file:
-                kept = [score.mean, score.low, score.high, score.n]
-                torch.save({"score": kept, "step": step, "weights": weights}, file)
+            kept = [score.mean, score.low, score.high, score.n]
+            save_whole(self.path, {"score": kept, "step": step, "weights": weights})
         return True
 
     def restore(self, module: nn.Module) -> None:

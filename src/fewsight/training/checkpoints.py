@@ -11,7 +11,7 @@ import torch
 from fewsight.errors import IncompatibleModel
 from fewsight.files import new_file
 
-__all__ = ["latest_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["latest_checkpoint", "read_checkpoint", "save_whole", "write_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
@@ -30,11 +30,26 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: in
         FewsightError: the disk is full or read-only.
     """
     path = folder / f"step-{step:09d}.pt"
-    with new_file(path) as file:
-        torch.save(state, file)
+    save_whole(path, state)
     for _, old in _numbered(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def save_whole(path: Path, state: Any) -> None:
+    """`torch.save` to a file that is whole or not there.
+
+    Raises:
+        FewsightError: the disk is full or read-only.
+    """
+    with new_file(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch ends its archive also after a failed write, and that second error hides what the disk said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fewsight import distributed
 from fewsight.errors import FewsightError
-from fewsight.files import new_file
 from fewsight.objectives.objective import Batch
+from fewsight.training.checkpoints import save_whole
 
 __all__ = ["check_finite"]
 
@@ -42,8 +42,7 @@ def check_finite(
     if not wrong:
         raise FewsightError(f"step {step}: a loss is not finite on another process, which says more.")
     path = folder / (f"rank-{distributed.rank()}-{NAME}" if distributed.is_distributed() else NAME)
-    with new_file(path) as file:
-        torch.save({**_plain(batch), "step": step, "random_state": random_state}, file)
+    save_whole(path, {**_plain(batch), "step": step, "random_state": random_state})
     raise FewsightError(
         f"step {step}: {wrong[0]} is {float(values[wrong[0]].detach().float().mean())}. The batch and its random "
         f"numbers are saved in {path}; no checkpoint holds this step. Lower the learning rate, lengthen the warm-up or "
