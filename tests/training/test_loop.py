@@ -215,7 +215,9 @@ def test_disk_that_refuses_in_the_middle_of_a_checkpoint(tmp_path: Path) -> None
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
 
     try:
-        with pytest.raises(FewsightError, match=r"cannot write .*step-000000021\.pt: the file is larger than"):
+        with pytest.raises(
+            FewsightError, match=r"cannot write .*step-000000021\.pt: the file is larger than"
+        ):
             train(Regression(), batches, SETTINGS, tmp_path, on_step=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
