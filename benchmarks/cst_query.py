@@ -112,13 +112,10 @@ def main() -> None:
         difference = float((last["plain"] - last["ours"]).abs().max())
         print(f"largest difference of a probability: {difference:.1e}")
         again = compare(
-            {
-                "first query (one support encoded)": lambda: query(conditioned(1)),
-                "second query": lambda: query(one),
-            },
-            max(2, options.rounds),
+            {"first query": lambda: query(conditioned(SHOTS)), "second query": lambda: query(five)},
+            options.rounds,
         )
-        print(table(again, "first query (one support encoded)"))
+        print(table(again, "first query"))
 
 
 if __name__ == "__main__":
