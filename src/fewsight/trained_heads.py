@@ -36,6 +36,7 @@ def cst_settings(head: CorrelationHead) -> dict[str, Any]:
         "pseudo_masks": head.pseudo_masks,
         "shots": head.shots,
         "centred_width": head.centred_width,
+        "calibration": list(head.calibration),
     }
 
 

@@ -183,3 +183,38 @@ def test_errors() -> None:
         make_head(pseudo_masks="published").condition(Support(features._replace(keys=None), one, ("a",)))
     support = dataclasses.replace(Support(features, one, ("a",)), masks=None)
     assert head.condition(support).names == ("a",)
+
+
+def test_calibration_moves_presence_and_no_pixel() -> None:
+    queries, one = (
+        images(2, seed=5, grid=(4, 5)),
+        Support(images(1), torch.ones(1, 1, dtype=torch.bool), ("a",)),
+    )
+    plain, moved = (
+        make_head(calibration=c).condition(one).segment(queries, (8, 8)) for c in ((1, 0), (2, 0.5))
+    )
+    expected = (2 * plain.presence.logit() + 0.5).sigmoid()
+    torch.testing.assert_close(moved.presence, expected, rtol=1e-5, atol=1e-6)  # logit of a float32 sigmoid
+    torch.testing.assert_close(moved.foreground, plain.foreground)
+
+
+def test_centred_tokens_forget_what_all_images_share() -> None:
+    """A vector added to every token of every image changes nothing once it is in the centre."""
+    head = make_head(centred_width=WIDTH)
+    queries, one = images(2, seed=5), Support(images(1), torch.ones(1, 1, dtype=torch.bool), ("a",))
+    expected = head.condition(one).segment(queries, (8, 8))
+    common = torch.randn(BLOCKS, WIDTH, generator=torch.Generator().manual_seed(3))
+
+    def shifted(features: Features) -> Features:
+        cls, patches = features.blocks
+        return features._replace(blocks=BlockTokens(cls + common, patches + common[:, None, None]))
+
+    head.get_buffer("centre").copy_(common)
+    found = head.condition(Support(shifted(one.features), one.membership, ("a",))).segment(
+        shifted(queries), (8, 8)
+    )
+    torch.testing.assert_close(found.foreground, expected.foreground, rtol=1e-4, atol=1e-5)  # (x + c) - c
+    head.centre_on(queries)
+    torch.testing.assert_close(head.get_buffer("centre"), queries.blocks.patches.mean((0, 2, 3)))
+    with pytest.raises(InvalidInput, match="centred_width"):
+        make_head().centre_on(queries)

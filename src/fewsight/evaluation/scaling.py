@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["sigmoid_scale", "softmax_temperature"]
+__all__ = ["fit_sigmoid", "sigmoid_scale", "softmax_temperature"]
 
 PRIOR_DEVIATION = 0.4  # of log T around the rule
 TWO_CLASSES = 0.09  # T0 in units of (own score - other score), where two classes give no deviation of others
@@ -100,14 +100,14 @@ def sigmoid_scale(scores: Tensor, membership: Tensor, own: Tensor) -> tuple[floa
     smooth = torch.where(targets, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     middle = values.mean().item()
     inputs = (values - middle) / scale  # so that Newton steps are well scaled
-    slope, shift = _newton_sigmoid(inputs, smooth)
+    slope, shift = fit_sigmoid(inputs, smooth)
     if slope <= 0.05:  # scores that say nothing, or the wrong thing: nearly flat
         slope = 0.05
         shift = math.log(positives / negatives)
     return scale / slope, middle - scale * shift / slope
 
 
-def _newton_sigmoid(inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+def fit_sigmoid(inputs: Tensor, targets: Tensor) -> tuple[float, float]:
     """Slope a and shift b of sigmoid(a x + b) by damped Newton steps on the cross-entropy."""
     design = torch.stack([inputs, torch.ones_like(inputs)], dim=1)
     weights = torch.zeros(2, dtype=inputs.dtype)

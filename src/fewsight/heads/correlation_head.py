@@ -59,6 +59,7 @@ class CorrelationHead(Head):
         centred_width: D, to take a fixed vector from the tokens of each block before they become directions (the mean
             patch of the training photos, `centre_on`): cosines of a network whose tokens have a strong common direction
             are all high, and the head learns several times faster without it. 0 = not, as published.
+        calibration: (a, b) of presence = sigmoid(a · logit + b), found on classes held out of training.
 
     Differs from the authors' code in the defaults of `mask_reduction` and `pseudo_masks`; `published` restores
     them.
@@ -76,6 +77,7 @@ class CorrelationHead(Head):
         pseudo_masks: PseudoMask = "attention",
         shots: Literal["average", "joint"] = "average",
         centred_width: int = 0,
+        calibration: tuple[float, float] = (1.0, 0.0),
     ) -> None:
         super().__init__()
         if shots not in ("average", "joint"):
@@ -89,6 +91,7 @@ class CorrelationHead(Head):
         self.learner = CorrelationTransformer(
             num_heads * num_blocks, widths, pools, mask_reduction=mask_reduction
         )
+        self.calibration = (float(calibration[0]), float(calibration[1]))
         self.centred_width = centred_width
         if centred_width:
             self.register_buffer("centre", torch.zeros(num_blocks, centred_width))
@@ -295,7 +298,8 @@ class ConditionedCorrelation:
         )
         ways = self.ways[rows]
         weight = self._weights[rows]
-        present = (class_logits[:, 1] - class_logits[:, 0]).sigmoid()
+        slope, shift = self.head.calibration
+        present = (slope * (class_logits[:, 1] - class_logits[:, 0]) + shift).sigmoid()
         presence.index_add_(0, ways, (present * weight).to(presence.dtype))
         margin = mask_logits[:, 1:] - mask_logits[:, :1]
         maps = F.interpolate(margin, size=foreground.shape[1:], mode="bilinear", align_corners=True)[:, 0]

@@ -114,11 +114,14 @@ def enhancer_loss(enhanced: Tensor, target: Tensor) -> Tensor:
 
 
 class JudgedPairs(NamedTuple):
-    """Of B pairs: whether presence was right, bool [B]; intersection and union of the foreground in pixels [B]."""
+    """Of B pairs: whether presence was right, bool [B]; intersection and union of the foreground in pixels [B]; the
+    logit of presence [B], and whether the class is there, bool [B]."""
 
     right: Tensor
     intersection: Tensor
     union: Tensor
+    logit: Tensor
+    present: Tensor
 
 
 class CST(Objective):
@@ -189,10 +192,9 @@ class CST(Objective):
             align_corners=True,
         )
         said, true = margin[:, 0] >= 0, target.bool()
+        logit = class_logits[:, 1] - class_logits[:, 0]
         return JudgedPairs(
-            (class_logits[:, 1] > class_logits[:, 0]) == present,
-            (said & true).sum((1, 2)),
-            (said | true).sum((1, 2)),
+            (logit > 0) == present, (said & true).sum((1, 2)), (said | true).sum((1, 2)), logit, present
         )
 
     def _answered(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -35,6 +35,7 @@ from fewsight.data.layouts import read_layout
 from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
+from fewsight.evaluation.scaling import fit_sigmoid
 from fewsight.files import run_folder
 from fewsight.heads.correlation_head import CorrelationHead
 from fewsight.names import choices
@@ -68,6 +69,7 @@ DENSE_REQUEST = Request(blocks="all", attention=True, keys=True, class_query=Tru
 Supervision = Literal["image", "pixel", "mixed"]
 
 
+STEEPEST = 20.0  # slope of a calibration that is believed
 CENTRED_ON = 64  # training photos whose mean patch centres the tokens
 SMALL = "cst_small"  # the recipe where none is given
 
@@ -331,6 +333,7 @@ class _Run:
             return DenseRun(self.folder, result, None, -1, tuple(remarks))
         if validation is not None:
             best.restore(objective.head)
+            head.calibration = calibrated(objective, validation, self._validation_batches)
         self._save(head, photos.collection, sides, masked, best)
         kept = best.interval if validation is not None else None
         return DenseRun(self.folder, result, kept, best.step, tuple(remarks))
@@ -409,10 +412,14 @@ class _Run:
         head.enhancer.requires_grad_(False).eval()
         return finished
 
+    @property
+    def _validation_batches(self) -> int:
+        return -(-self.recipe.validation_pairs // self.recipe.pairs)
+
     def _trained(
         self, objective: CST, source: PairSource, validation: PairSource | None, best: BestWeights
     ) -> TrainingResult:
-        count = -(-self.recipe.validation_pairs // self.recipe.pairs)
+        count = self._validation_batches
 
         def probe(trained: Objective, step: int) -> Mapping[str, float]:
             assert isinstance(trained, CST)
@@ -454,6 +461,16 @@ class _Run:
             "kept_back": [collection.classes[k] for k in sides.test],
         }
         write_cst(self.folder / "model", head, self.backbone, provenance)
+
+
+def calibrated(objective: CST, source: PairSource, batches: int) -> tuple[float, float]:
+    """Slope and shift that make presence of pairs of held-out classes a probability."""
+    objective.eval()
+    judged = [objective.judged(source(number)) for number in range(batches)]
+    logits = torch.cat([each.logit for each in judged]).double()
+    slope, shift = fit_sigmoid(logits, torch.cat([each.present for each in judged]).double())
+    # A slope below 0 says that presence was not learnt, a huge one that the pairs were too few to be mixed.
+    return (slope, shift) if 0 < slope < STEEPEST else (1.0, 0.0)
 
 
 def judge_pairs(
