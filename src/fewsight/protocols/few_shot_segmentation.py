@@ -43,6 +43,7 @@ __all__ = [
 Task = Literal["fs-cs", "fs-s", "fs-c"]
 Integers = NDArray[numpy.int64]
 RESAMPLES = 1000
+TRIES = 100  # queries that are drawn for an episode whose other classes must be absent
 
 
 class DenseEpisode(NamedTuple):
@@ -107,32 +108,40 @@ def dense_episode(
             "fewer ways or shots."
         )
     draw = numpy_generator(seed, f"{task} episode {way} {shot}", index)
-    own = classes[int(draw.integers(len(classes)))]
-    query = int(draw.choice(by_class[own]))
-    others = [number for number in classes if number != own]
-    if task == "fs-cs":
-        chance = [0.5 if number == own else 0.5 / max(1, len(others)) for number in classes]
-        weights = numpy.array(chance) / sum(chance)
-        ways = [int(number) for number in draw.choice(classes, way, replace=False, p=weights)]
-    else:
+    for _ in range(TRIES):
+        own = classes[int(draw.integers(len(classes)))]
+        query = int(draw.choice(by_class[own]))
+        others = [number for number in classes if number != own]
         if task == "fs-c":
             if shown is None:
                 raise InvalidInput("fs-c needs to know what each photo shows.")
+            # A query that shows nearly all classes leaves too few absent ones: another query is drawn.
             others = [number for number in others if number not in shown(query)]
-        if len(others) < way - 1:
-            raise InvalidInput(f"a photo shows so many classes that {way - 1} absent ones are not left.")
-        ways = (
-            [own, *(int(number) for number in draw.choice(others, way - 1, replace=False))]
-            if way > 1
-            else [own]
+        if task == "fs-cs" or len(others) >= way - 1:
+            break
+    else:
+        raise InvalidInput(
+            f"the photos show so many classes that {way - 1} absent ones are not left; fewer ways."
         )
-        ways = [ways[place] for place in draw.permutation(way)]
+    ways = _ways(draw, own, others, way, task, classes)
     supports = []
     for number in ways:
         rows = by_class[number]
         chosen = draw.choice(rows[rows != query], shot, replace=False)
         supports.append(tuple(int(row) for row in chosen))
     return DenseEpisode(query, tuple(ways), tuple(supports))
+
+
+def _ways(
+    draw: numpy.random.Generator, own: int, others: list[int], way: int, task: Task, classes: list[int]
+) -> list[int]:
+    """Class ids of the ways in the order of the draw."""
+    if task == "fs-cs":
+        weights = numpy.array([0.5 if number == own else 0.5 / max(1, len(others)) for number in classes])
+        return [int(k) for k in draw.choice(classes, way, replace=False, p=weights / weights.sum())]
+    chosen = draw.choice(others, way - 1, replace=False).tolist() if way > 1 else []
+    ways: list[int] = [own, *chosen]
+    return [ways[place] for place in draw.permutation(way)]
 
 
 @dataclass(frozen=True)
