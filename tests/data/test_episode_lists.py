@@ -74,7 +74,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         load_episodes(path)
     path.write_text("renamed")
-    with pytest.raises(InvalidInput, match="no list of episodes"):
+    with pytest.raises(InvalidInput, match=r"it is no \.npz file"):
         load_episodes(path)
     listed().save(path)
     content = path.read_bytes()

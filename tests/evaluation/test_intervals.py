@@ -13,7 +13,16 @@ from fewsight.evaluation.intervals import (
     mean_interval,
     paired_interval,
     proportion_interval,
+    share_interval,
 )
+
+
+def test_shares_stay_between_nothing_and_all() -> None:
+    wide = share_interval([0.1, 0.9])
+    assert (wide.mean, wide.low, wide.high, wide.n) == (0.5, 0.0, 1.0, 2)
+    plain = [0.5, 0.55, 0.6, 0.52]
+    assert share_interval(plain) == mean_interval(plain)
+    assert numpy.isnan(share_interval([0.5]).low)
 
 
 def test_three_values_have_students_interval():

@@ -127,6 +127,14 @@ def test_little_data_is_one_sentence(tmp_path: Path) -> None:
     assert any("5-shot is left out" in remark for remark in found.remarks)
 
 
+def test_one_way_and_a_renamed_list_are_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="nothing to tell apart"):
+        evaluate(tmp_path / "never read", **SETTINGS | {"way": 1})
+    (tmp_path / "list.npz").write_text("renamed")
+    with pytest.raises(InvalidInput, match=r"it is no \.npz file"):
+        evaluate(tmp_path / "never read", load_episodes=tmp_path / "list.npz", **SETTINGS)
+
+
 def test_episodes_saved_and_scored_by_others(tmp_path: Path) -> None:
     data = write_labelled(tmp_path / "photos", 8)
     path = tmp_path / "episodes.npz"

@@ -135,6 +135,8 @@ def load_episodes(path: str | Path) -> EpisodeList:
         InvalidInput: the file is not there, is none of these, or is damaged.
     """
     path = Path(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InvalidInput(f"{path} is no list of episodes of fewsight (or is damaged): it is no .npz file.")
     try:
         with path.open("rb") as file, numpy.load(file, allow_pickle=False) as held:
             columns = {name: held[name] for name in (*_NAMES, *_NUMBERS)}

@@ -25,6 +25,7 @@ __all__ = [
     "mean_interval",
     "paired_interval",
     "proportion_interval",
+    "share_interval",
     "worded_comparison",
 ]
 
@@ -103,6 +104,18 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     half = _student(confidence, n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
     mean = float(array.mean())
     return Interval(mean, mean - half, mean + half, n)
+
+
+def share_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """`mean_interval` of shares, its ends kept in [0, 1]: with two or three values Student's t reaches beyond.
+
+    >>> share_interval([0.2, 0.9]).high
+    1.0
+    """
+    found = mean_interval(values, confidence=confidence)
+    if math.isnan(found.low):
+        return found
+    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
 def _student(confidence: float, degrees: int) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewsight.backbones.features import Features
 from fewsight.data.fixed_episodes import EpisodeBatch
-from fewsight.evaluation.intervals import Comparison, Interval, compare, mean_interval
+from fewsight.evaluation.intervals import Comparison, Interval, compare, share_interval
 from fewsight.heads.head import Head, Support, membership_from_labels
 from fewsight.heads.prototype_episodes import fixed_answers
 from fewsight.heads.prototypes import Prototypes
@@ -62,7 +62,7 @@ class EpisodeResult:
     @property
     def accuracy(self) -> Interval:
         """Mean over episodes with its 95 % interval."""
-        return mean_interval(self.accuracies[~numpy.isnan(self.accuracies)])
+        return share_interval(self.accuracies[~numpy.isnan(self.accuracies)])
 
     def recalls(self) -> NDArray[numpy.float64]:
         """Share of right answers for each class, NaN for one that was never drawn, `[K]`."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.intervals import Interval, mean_interval
+from fewsight.evaluation.intervals import Interval, share_interval
 from fewsight.heads.logistic import logistic_regression
 from fewsight.heads.neighbours import knn_probabilities
 from fewsight.heads.vectors import unit
@@ -55,7 +55,7 @@ class LowShotResult:
     @property
     def accuracy(self) -> Interval:
         """Mean over draws with its 95 % interval; the test set is taken as given."""
-        return mean_interval(self.accuracies)
+        return share_interval(self.accuracies)
 
 
 def low_shot_rows(

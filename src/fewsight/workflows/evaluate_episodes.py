@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fewsight.data.episode_lists import EpisodeList, EpisodePart, load_episodes
 from fewsight.data.fixed_episodes import FixedEpisodes
 from fewsight.errors import InvalidInput
-from fewsight.evaluation.intervals import Comparison, mean_interval
+from fewsight.evaluation.intervals import Comparison, share_interval
 from fewsight.heads.prototypes import Prototypes
 from fewsight.heads.vectors import VectorHead
 from fewsight.progress import Progress, say
@@ -38,12 +38,14 @@ def evaluate_on_episodes(task: EvaluationTask) -> Evaluation:
     Raises:
         InvalidInput: no episode is possible; the message says what is missing.
     """
+    if task.way is not None and task.way < 2:
+        raise InvalidInput(f"way is {task.way}: one class is nothing to tell apart; give 2 at least.")
+    listed = None if task.load_episodes is None else load_episodes(task.load_episodes)
     model, encoded = model_and_data(task)
     for remark in encoded.remarks:
         say(remark)
     by_class = list(encoded.collection.by_class())
     remarks = list(encoded.remarks)
-    listed = None if task.load_episodes is None else load_episodes(task.load_episodes)
     way = _possible_way(task, by_class, remarks) if listed is None else 0
     apart = kept_apart(encoded.collection, task.group_by, task.workers)
     run = _Run(task, way, encoded, by_class, apart, [*remarks, *apart.remarks])
@@ -135,7 +137,7 @@ class _Run:
     def evaluation(self, model: JudgedModel, last: EpisodeResult) -> Evaluation:
         """With what the largest shot says of the classes, and with the curve."""
         classes, recalls = self.encoded.collection.classes, last.recalls()
-        balanced = mean_interval(recalls[~numpy.isnan(recalls)])
+        balanced = share_interval(recalls[~numpy.isnan(recalls)])
         self.results.append(
             replace(self.results[-1], metric="balanced accuracy over classes", value=balanced)
         )
