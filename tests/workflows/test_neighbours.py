@@ -112,3 +112,25 @@ def test_missing_splits_and_k_are_named(tmp_path: Path) -> None:
         neighbours(tmp_path / "data", **SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="k is 0"):
         neighbours(tmp_path / "data", k=0, **SETTINGS)  # type: ignore[arg-type]
+
+
+def test_command_takes_the_model_before_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`neighbours MODEL DATA`, `neighbours DATA` and `neighbours DATA --backbone MODEL`."""
+    from fewsight.cli.neighbours import neighbours as command
+
+    class Asked(Exception):
+        pass
+
+    def asked(data: Path, *, backbone: str, **_: object) -> None:
+        raise Asked(f"{backbone} on {data}")
+
+    monkeypatch.setattr(module, "neighbours", asked)
+    for arguments, expected in (
+        (("run/model", Path("photos")), "run/model on photos"),
+        (("photos", None), "auto on photos"),
+        (("photos", None, "dino-s16"), "dino-s16 on photos"),
+    ):
+        with pytest.raises(Asked, match=f"^{expected}$"):
+            command(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="two backbones"):
+        command("run/model", Path("photos"), "dino-s16")

@@ -1,4 +1,4 @@
-"""`fewsight neighbours DATA`."""
+"""`fewsight neighbours [MODEL] DATA`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def neighbours(
-    data: Annotated[Path, typer.Argument(help="Labelled photos with splits, or the test classes.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A backbone: a name or a folder; may be left out.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="DATA", help="Labelled photos with splits, or the test classes."),
+    ] = None,
     backbone: shared.BackboneName = "auto",
     train: Annotated[
         Path | None,
@@ -46,13 +52,18 @@ def neighbours(
 
     DATA holds splits train and test of different classes; the nearest photos of each test photo are sought in both.
 
-    Example: fewsight neighbours new-classes/ --train old-classes/ --backbone adapted.safetensors --out neighbours
+    Example: fewsight neighbours run/model new-classes/ --train old-classes/ --out neighbours
     """
+    from fewsight.errors import InvalidInput
     from fewsight.workflows.neighbours import neighbours as run
 
+    if data is None:  # one argument: the photos
+        model, data = backbone, Path(model)
+    elif backbone != "auto":
+        raise InvalidInput(f"two backbones are named, {model} and --backbone {backbone}: leave one out.")
     result = run(
         data,
-        backbone=backbone,
+        backbone=model,
         train=train,
         k=k,
         out=out,
