@@ -59,7 +59,7 @@ def test_a_file_without_header_is_read_and_said(read):
 
 def test_the_other_columns(read):
     file = read("file_name,species,split,mask,station\n1.jpg,fox,train,m/1.png,S7\n2.jpg,,,,\n")
-    assert file.rows[0][1:] == ("1.jpg", ("fox",), "m/1.png", "train", "S7")
+    assert file.rows[0][1:] == ("1.jpg", ("fox",), "m/1.png", "train", "S7", None)
     assert file.rows[1].labels == ()
 
 

@@ -318,8 +318,8 @@ def _recalled(
 def _again(
     outcome: Outcome, encoder: Encoder, sources: Collection | Sequence[Any], loading: dict[str, Any]
 ) -> tuple[Outcome, Features | None]:
-    source = sources.path(outcome.index) if isinstance(sources, Collection) else sources[outcome.index]
-    (batch,) = photos([source], encoder.backbone.transform, 1, 0, **loading)
+    one = sources.select([outcome.index]) if isinstance(sources, Collection) else [sources[outcome.index]]
+    (batch,) = photos(one, encoder.backbone.transform, 1, 0, **loading)
     found = replace(batch.outcomes[0], index=outcome.index, digest=outcome.digest)
     return found, encoder(batch.images) if len(batch.images) else None
 

@@ -8,6 +8,7 @@ Letters: N photos, K classes.
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,6 +54,7 @@ class Row(NamedTuple):
     mask: bytes | None = None
     group: str | None = None
     split: str | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ class Collection(Sequence[Photo]):
         masks: names of the masks like `files`, empty where there is none; None: no photo has one.
         groups: int32 [N], indices into `group_names`, -1 for none.
         splits: int32 [N], indices into `split_names`, -1 for none.
+        boxes: float32 [N, 4], the part of each photo that is looked at, as (x, y, width, height) in shares of the
+            upright photo from its top left; NaN for the whole photo. None: all are whole.
     """
 
     root: str
@@ -113,6 +117,7 @@ class Collection(Sequence[Photo]):
     group_names: tuple[str, ...]
     splits: NDArray[numpy.int32]
     split_names: tuple[str, ...]
+    boxes: NDArray[numpy.float32] | None = None
 
     @classmethod
     def from_rows(
@@ -169,6 +174,13 @@ class Collection(Sequence[Photo]):
     def path(self, index: int) -> str:
         """Where one photo lies; bytes that are not UTF-8 as Python gives them (surrogates)."""
         return self._absolute(self.files[self._position(index)])
+
+    def box_of(self, index: int) -> tuple[float, float, float, float] | None:
+        """The part of one photo that is looked at, (x, y, width, height) in [0, 1]; None for the whole photo."""
+        if self.boxes is None:
+            return None
+        x, y, width, height = self.boxes[self._position(index)].tolist()
+        return None if x != x else (x, y, width, height)
 
     def labels_of(self, index: int) -> NDArray[numpy.int32]:
         """Class indices of one photo, int32 [its labels]."""
@@ -238,7 +250,12 @@ class Collection(Sequence[Photo]):
             masks=self.masks.select(chosen) if self.masks is not None else None,
             groups=self.groups[chosen],
             splits=self.splits[chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
         )
+
+    def whole(self) -> Collection:
+        """The same photos, looked at as a whole whatever boxes there are."""
+        return replace(self, boxes=None)
 
     def without_empty_classes(self) -> Collection:
         """The same photos with only the classes that occur."""
@@ -274,6 +291,7 @@ class _Columns:
         self._masks, self._mask_ends = bytearray(), array("q", [0])
         self._labels, self._label_ends = array("i"), array("q", [0])
         self._group, self._split = array("i"), array("i")
+        self._boxes, self._boxed = array("f"), False
 
     def append(self, row: Row) -> None:
         for label in dict.fromkeys(row.labels):
@@ -289,6 +307,8 @@ class _Columns:
         self._mask_ends.append(len(self._masks))
         self._group.append(_code(self._groups, row.group))
         self._split.append(_code(self._splits, row.split))
+        self._boxes.extend(row.box or (math.nan,) * 4)
+        self._boxed |= row.box is not None
 
     def collection(self, root: str) -> Collection:
         names = list(self._classes)
@@ -309,6 +329,7 @@ class _Columns:
             group_names=tuple(self._groups),
             splits=_integers(self._split),
             split_names=tuple(self._splits),
+            boxes=numpy.frombuffer(self._boxes, dtype=numpy.float32).reshape(-1, 4) if self._boxed else None,
         )
 
 

@@ -15,6 +15,8 @@ def fingerprint(collection: Collection) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for column in (collection.files.buffer, collection.labels, collection.label_offsets):
         digest.update(column.tobytes())
+    if collection.boxes is not None:
+        digest.update(collection.boxes.tobytes())
     for name in collection.classes:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     for index in range(len(collection)):

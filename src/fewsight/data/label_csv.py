@@ -152,6 +152,5 @@ def _row(path: Path, line: int, fields: list[str], columns: dict[str, int], widt
     image = values["image"]
     if values.get("folder"):  # Timelapse keeps the folder in a column of its own
         image = f"{values['folder']}/{image}"
-    return LabelRow(
-        f"line {line}", image, labels, *(values.get(name, "") for name in ("mask", "split", "group"))
-    )
+    mask, split, group = (values.get(name, "") for name in ("mask", "split", "group"))
+    return LabelRow(f"line {line}", image, labels, mask, split, group)

@@ -27,6 +27,7 @@ class LabelRow(NamedTuple):
     mask: str = ""
     split: str = ""
     group: str = ""
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def resolve(file: LabelFile, root: Path) -> Iterator[tuple[LabelRow, Row, bool]]
     for row in file.rows:
         name, exists = _inside(file.path, row.where, row.image, root)
         mask = _inside(file.path, row.where, row.mask, root)[0] if row.mask else None
-        yield row, Row(name, row.labels, mask, row.group or None, row.split or None), exists
+        yield row, Row(name, row.labels, mask, row.group or None, row.split or None, row.box), exists
 
 
 def _unique(path: Path, rows: Iterator[LabelRow]) -> tuple[list[LabelRow], list[str]]:

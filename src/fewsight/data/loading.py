@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fewsight.data.boxes import cut_out, needed_whole
 from fewsight.data.collection import Collection
 from fewsight.data.decode import MAX_PIXELS, Decoded, Source, decode, decode_bytes
 from fewsight.data.file_names import escaped
@@ -206,21 +207,31 @@ class _Loader:
             return Outcome(index, _refusal(error.status), _joined(str(error), note))
         if decoded is None:
             return Outcome(index, "skipped", note, digest=digest)
-        _normalise(shrink(decoded.picture, self.transform), self.transform, slot)
+        box = self._box(index)
+        picture = decoded.picture if box is None else cut_out(decoded.image, box)
+        _normalise(shrink(picture, self.transform), self.transform, slot)
         status: Literal["ok", "suspicious"] = "suspicious" if decoded.suspicious else "ok"
-        return Outcome(index, status, _joined(*decoded.notes, note), decoded.original_size, digest)
+        cut = "cut to its surest box" if box is not None else ""
+        return Outcome(index, status, _joined(*decoded.notes, cut, note), decoded.original_size, digest)
 
     def _decode(self, index: int) -> tuple[Decoded | None, str | None]:
         source = self.sources.path(index) if isinstance(self.sources, Collection) else self.sources[index]
-        needed = needed_size(self.transform)
+        needed, box = needed_size(self.transform), self._box(index)
+        if box is not None:
+            needed = needed_whole(needed, box)
         if self._wanted is None or not isinstance(source, (str, os.PathLike)):
             return decode(source, needed=needed, max_pixels=self._max_pixels, root=self._root), None
         content = read_bytes(source, max_bytes=8 * self._max_pixels + (1 << 26), root=self._root)
         digest = blake2b(content, digest_size=16).hexdigest()
+        if box is not None:  # another part of the photo has other features
+            digest = f"{digest}-{blake2b(repr(box).encode(), digest_size=8).hexdigest()}"
         if not self._wanted(digest):
             return None, digest
         suffix = Path(source).suffix
         return decode_bytes(content, needed=needed, max_pixels=self._max_pixels, suffix=suffix), digest
+
+    def _box(self, index: int) -> tuple[float, float, float, float] | None:
+        return self.sources.box_of(index) if isinstance(self.sources, Collection) else None
 
     def _named_in_bytes(self, index: int) -> bool:
         return isinstance(self.sources, Collection) and escaped(self.sources.files[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +138,7 @@ class _Run:
     def run(self) -> SegmentationRun:
         reading = read_layout(self.queries, labels="optional")
         self.remarks += reading.warnings
-        photos, pile = self._photos(), reading.collection
+        photos, pile = self._photos(), reading.collection.whole()  # masks are of whole photos
         segmenter = self._segmenter(photos)
         names = tuple(str(label) for label in segmenter.classes_.tolist())
         if len(names) > MOST_CLASSES:
@@ -174,6 +174,7 @@ class _Run:
         photos = read_labelled(
             self.support, root=roots, class_level=s.class_level, skip_empty=s.skip_empty, strict=s.strict
         )
+        photos = replace(photos, collection=photos.collection.whole())
         say(photos.reading.description)
         self.remarks += photos.reading.warnings
         self.remarks += [f"Labelled photo {file} is left out: {note}." for file, note in photos.unreadable]

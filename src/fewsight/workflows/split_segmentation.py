@@ -93,7 +93,7 @@ def _masked_photos(task: EvaluationTask) -> tuple[Collection, list[str]]:
         skip_empty=task.skip_empty,
         group_column=group_column(task.group_by),
     )
-    collection = reading.collection
+    collection = reading.collection.whole()
     if task.split is not None:
         collection = collection.select(collection.in_split(task.split))
     masked = numpy.array([photo.mask is not None for photo in collection], dtype=bool)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy
 import pytest
 
-from fewsight.data.formats.megadetector import cut_out, read_detections
+from fewsight.data.formats.megadetector import read_detections
 from fewsight.data.layouts import read_layout
 from fewsight.errors import InvalidInput
 
@@ -59,16 +58,28 @@ def test_wrong_boxes_name_the_image(tmp_path, write, box):
         read_detections(path)
 
 
-def test_cutting_out():
-    image = (
-        numpy.arange(100 * 200, dtype=numpy.uint16)
-        .astype(numpy.uint8)
-        .reshape(100, 200)[:, :, None]
-        .repeat(3, axis=2)
-    )
-    part = cut_out(image, (0.25, 0.5, 0.5, 0.25), margin=0)
-    assert numpy.array_equal(part, image[50:75, 50:150])
-    assert cut_out(image, (0.25, 0.5, 0.5, 0.25), margin=0.1).shape[:2] == (31, 120)
-    assert cut_out(image, (0, 0, 1, 1), margin=0.5).shape == image.shape
-    for box in [(1, 1, 0, 0), (0, 0, 0, 0), (0.999, 0.999, 0.001, 0.001)]:
-        assert min(cut_out(image, box, margin=0).shape) >= 1
+def test_a_photo_is_looked_at_in_its_surest_box_animals_first(tmp_path, write):
+    boxes = {"1": [0.1, 0.1, 0.2, 0.2], "2": [0.5, 0.5, 0.25, 0.25]}
+    detections = [
+        {"category": "1", "conf": 0.3, "bbox": boxes["1"]},
+        {"category": "1", "conf": 0.25, "bbox": [0, 0, 1, 1]},
+        {"category": "2", "conf": 0.95, "bbox": boxes["2"]},
+    ]
+    content = {
+        "images": [
+            {"file": "a.jpg", "detections": detections},
+            {"file": "b.jpg", "detections": detections[2:]},
+            {"file": "c.jpg", "detections": []},
+        ],
+        "detection_categories": {"1": "animal", "2": "person"},
+    }
+    for name in "abc":
+        write(tmp_path / f"{name}.jpg")
+    result = write(tmp_path / "md.json", json.dumps(content).encode())
+    collection = read_layout(result, labels="optional").collection
+    assert collection.box_of(0) == pytest.approx(boxes["1"])  # float32
+    assert collection.box_of(1) == pytest.approx(boxes["2"])
+    assert collection.box_of(2) is None
+    assert collection.select([2, 0]).box_of(1) == pytest.approx(boxes["1"])
+    assert collection.whole().box_of(0) is None
+    assert read_layout(tmp_path, labels="none").collection.boxes is None

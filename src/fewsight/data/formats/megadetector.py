@@ -5,17 +5,15 @@ Boxes are (x, y, width, height) as shares of the upright photo, from its top lef
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewsight.data.formats.json_file import as_list, as_mapping, as_text, load_json
 from fewsight.data.label_table import LabelFile, LabelRow, label_file
-from fewsight.data.pixels import Pixels
 from fewsight.errors import InvalidInput
 
-__all__ = ["Detection", "cut_out", "is_megadetector", "read_detections", "read_megadetector"]
+__all__ = ["Detection", "is_megadetector", "read_detections", "read_megadetector"]
 
 MINIMUM = 0.2  # confidence that MegaDetector's authors advise for version 5
 
@@ -45,31 +43,34 @@ def read_detections(path: str | Path, *, minimum: float = MINIMUM) -> tuple[Dete
 
 
 def read_megadetector(path: Path, content: Any, *, minimum: float = MINIMUM) -> LabelFile:
-    """Image labels: the categories found with at least `minimum` confidence (none: an empty photo)."""
+    """Image labels and the box of each photo.
+
+    Labels are the categories found with at least `minimum` confidence (none: an empty photo). The box is that of the
+    surest detection, animals before all else; an empty photo has none and is looked at as a whole.
+    """
     found: dict[str, dict[str, None]] = {}
+    best: dict[str, Detection] = {}
     for detection in _detections(path, content, minimum):
         found.setdefault(detection.file, {})[detection.category] = None
+        best[detection.file] = max(best.get(detection.file, detection), detection, key=_rank)
     images = as_list(content["images"], path, "images")
     names = [
         (n, as_text(as_mapping(entry, path, f"image {n}").get("file"), path, f"image {n}"))
         for n, entry in enumerate(images)
     ]
-    return label_file(path, (LabelRow(f"image {n}", name, tuple(found.get(name, ()))) for n, name in names))
+    return label_file(
+        path,
+        (
+            LabelRow(
+                f"image {n}", name, tuple(found.get(name, ())), box=best[name].box if name in best else None
+            )
+            for n, name in names
+        ),
+    )
 
 
-def cut_out(image: Pixels, box: tuple[float, float, float, float], *, margin: float = 0.1) -> Pixels:
-    """The part of an upright photo uint8 [H, W, 3] in `box`, widened by `margin` of its sides; at least one pixel.
-
-    >>> import numpy
-    >>> cut_out(numpy.zeros((100, 200, 3), dtype=numpy.uint8), (0.5, 0.5, 0.25, 0.5), margin=0).shape
-    (50, 50, 3)
-    """
-    height, width = image.shape[:2]
-    x, y, wide, tall = box
-    left, right = math.floor((x - margin * wide) * width), math.ceil((x + wide + margin * wide) * width)
-    top, bottom = math.floor((y - margin * tall) * height), math.ceil((y + tall + margin * tall) * height)
-    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
-    return image[top : max(top + 1, min(bottom, height)), left : max(left + 1, min(right, width))]
+def _rank(detection: Detection) -> tuple[bool, float]:
+    return detection.category == "animal", detection.confidence
 
 
 def _detections(path: Path, content: Any, minimum: float) -> Iterator[Detection]:

@@ -53,5 +53,5 @@ def _row(path: Path, number: int, row: dict[str, Any], columns: dict[str, str]) 
         several = [part.lstrip() for part in several.split(";")]
     single = values.get("label")
     labels = [str(label) for label in several or ([] if single is None else [single]) if str(label).strip()]
-    rest = (str(values.get(name) or "") for name in ("mask", "split", "group"))
-    return LabelRow(f"row {number}", image, tuple(dict.fromkeys(labels)), *rest)
+    mask, split, group = (str(values.get(name) or "") for name in ("mask", "split", "group"))
+    return LabelRow(f"row {number}", image, tuple(dict.fromkeys(labels)), mask, split, group)
