@@ -330,3 +330,13 @@ def test_the_shared_sets_as_their_tables_say(data_set, name):
     sizes = Counter(p.split for p in reading.collection)
     expected = {"dtd10": {"train": 270, "test": 130}, "camvid": {"test": 233, "train": 367, "val": 101}}
     assert sizes == expected.get(name, dict.fromkeys(("art_painting", "cartoon", "photo", "sketch"), 210))
+
+
+def test_features_are_no_photos(tmp_path):
+    (tmp_path / "index.csv").write_text(
+        "file,shard,row,status,note\na.jpg,features-00000.safetensors,0,ok,\n"
+    )
+    (tmp_path / "features-00000.safetensors").write_bytes(b"features")
+    for labels in ("required", "optional", "none"):
+        with pytest.raises(InvalidInput, match="made by `fewsight embed`, and photos are needed"):
+            read_layout(tmp_path, labels=labels)

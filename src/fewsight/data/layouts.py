@@ -77,6 +77,7 @@ def read_layout(
     if path.is_dir() and is_cifar(path):
         path = cifar_folder(path)
     if path.is_dir():
+        _check_photos(path)
         walker = _Walker(path, follow_links)
         annotated = _from_index(walker, labels, group_column) or _from_annotations(path, labels, follow_links)
         reading = annotated or _from_folders(walker, labels, class_level, skip_empty)
@@ -95,6 +96,15 @@ def _check_groups(path: Path, reading: Reading, group_column: str) -> None:
         raise InvalidInput(
             f"{path} has no CSV with a column {group_column!r} to group by; group by folder or burst, or give an "
             "index.csv with that column."
+        )
+
+
+def _check_photos(folder: Path) -> None:
+    """Refuse the features of `fewsight embed`, whose index would pass for a CSV of labels."""
+    if (folder / "index.csv").is_file() and (folder / "features-00000.safetensors").is_file():
+        raise InvalidInput(
+            f"{folder} holds features made by `fewsight embed`, and photos are needed here: give the photos themselves "
+            "(`predict` and `evaluate` take such a folder)."
         )
 
 
