@@ -84,12 +84,13 @@ def backbone_like(
         if needed:
             raise type(error)(f"{origin.folder} holds features of {maker}, and {error}") from error
         return None
+    given = [
+        name for name, is_given in (("--backbone", asked != "auto"), ("--image-size", image_size)) if is_given
+    ]
     try:
-        check_same(
-            maker, origin.folder, maker_of(loaded), "--backbone" if asked != "auto" else "this machine"
-        )
+        check_same(maker, origin.folder, maker_of(loaded), " and ".join(given) or "this machine")
     except InvalidInput:
-        if needed or asked != "auto":
+        if needed or given:
             raise
         return None
     return loaded
