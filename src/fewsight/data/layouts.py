@@ -307,7 +307,8 @@ def _from_file(path: Path, roots: tuple[Path, ...], labels: Labels, group_column
         file = read_label_file(path, group_column=group_column)
         return from_label_file(file, roots or (path.parent,), labels, "csv")
     if suffix in ANNOTATION_SUFFIXES:
-        places = roots or image_roots(path)
+        # also where such files keep their images: a root may hold others of the same names
+        places = tuple(dict.fromkeys((*roots, *image_roots(path))))
         return from_label_file(read_annotation_file(path, places), places, labels, "annotations")
     return _one_photo(path, labels)
 

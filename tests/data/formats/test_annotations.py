@@ -255,3 +255,18 @@ def test_any_json_gives_labels_or_an_error_for_people(tmp_path_factory, content)
     else:
         message = "a.json"
     assert "a.json" in message
+
+
+def test_images_beside_the_annotations_win_over_namesakes_elsewhere(tmp_path, write):
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(3)],
+        "categories": [{"id": 0, "name": "cat"}],
+        "annotations": [{"image_id": n, "category_id": 0} for n in range(3)],
+    }
+    path = write(tmp_path / "set" / "annotations" / "instances_train.json", json.dumps(content).encode())
+    for number in range(3):
+        write(tmp_path / "set" / "images" / f"{number}.jpg")
+    write(tmp_path / "pile" / "0.jpg")  # `predict` also looks among the photos to be judged
+    collection = read_layout(path, root=[path.parent, tmp_path / "pile"]).collection
+    assert len(collection) == 3
+    assert collection.root == str(tmp_path / "set" / "images")
