@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOT_RUN = ("__main__", "measure", "omniglot")
+NOT_RUN = ("__main__", "measure", "omniglot", "meta_dataset_omniglot")
 
 
 def main(names: list[str]) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy
+import pytest
 from PIL import Image
 
+from fewsight.data import duplicate_groups as module
 from fewsight.data.collection import Collection
 from fewsight.data.duplicate_groups import duplicate_groups
 
@@ -16,7 +18,7 @@ def scene(seed: int) -> Image.Image:
     return Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
 
 
-def test_exact_and_near_duplicates_share_a_number(tmp_path: Path) -> None:
+def test_exact_and_near_duplicates_share_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene(1).save(tmp_path / "a.png")
     scene(2).save(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes())
@@ -42,3 +44,8 @@ def test_exact_and_near_duplicates_share_a_number(tmp_path: Path) -> None:
     gone = duplicate_groups(Collection.from_paths([tmp_path / "gone.png", tmp_path / "e.png"]))
     assert "1 of 2 photos are not there" in str(gone.remark(collection))
     assert duplicate_groups(collection.select([])).codes.shape == (0,)
+    monkeypatch.setattr(module, "LARGEST", 3)  # more photos: only equal files are found, and that is said
+    many = duplicate_groups(collection)
+    assert many.pairs == ((0, 2, True),)
+    assert "only equal files are looked for" in str(many.remark(collection))
+    assert "only equal files" in str(duplicate_groups(collection.select([0, 1, 3, 4])).remark(collection))

@@ -40,6 +40,7 @@ _NEEDED = (4 * _SIDE, 4 * _SIDE)  # pixels that the hash is made of
 _CONTENT_BYTES = 16
 _PLAIN = 1.0  # grey levels of standard deviation, below which a photo has no look to compare
 _BLOCK = 4096  # photos compared at once
+_COMPARISONS = 1 << 24  # of them with all others: 64 MiB
 
 
 class PhotoHashes(NamedTuple):
@@ -125,7 +126,7 @@ def find_duplicates(
 ) -> tuple[Duplicate, ...]:
     """All pairs of duplicates, by `first` then `second`; within one set each pair once, with first < second.
 
-    Memory beyond the pairs found: `_BLOCK` x M comparisons of 4 bytes.
+    Memory beyond the pairs found: about 100 MiB, and 1 KiB for each of M photos.
     """
     _check_distance(distance)
     other = first if second is None else second
@@ -168,8 +169,9 @@ def _compared(
     bits = 8 * first.perceptual.shape[1]
     columns = _signs(second.perceptual)
     codes, other_codes = _codes(first, second)
-    for start in range(0, len(first.content), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+    step = max(1, min(_BLOCK, _COMPARISONS // max(1, len(second.content))))
+    for start in range(0, len(first.content), step):
+        rows = slice(start, start + step)
         apart = (bits - _signs(first.perceptual[rows]) @ columns.T) / 2
         apart[~first.comparable[rows]] = numpy.inf
         apart[:, ~second.comparable] = numpy.inf
