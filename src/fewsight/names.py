@@ -93,47 +93,51 @@ OBJECTIVES: dict[str, Entry] = {
         "Hu et al. 2022",
     ),
     "simclr": Entry(
-        "fewsight.objectives.simclr:SimClr", "contrastive: two views against the batch", "Chen et al. 2020"
+        "fewsight.objectives.simclr:SimClr",
+        "contrastive: two views against the batch (`pretrain`)",
+        "Chen et al. 2020",
     ),
     "moco_v3": Entry(
         "fewsight.objectives.moco_v3:MocoV3",
-        "contrastive: queries against keys of an averaged teacher",
+        "contrastive: queries against keys of an averaged teacher (`pretrain`)",
         "Chen, Xie, He 2021",
     ),
     "dino": Entry(
         "fewsight.objectives.dino:Dino",
-        "clustering of views by an averaged teacher, small views included",
+        "clustering of views by an averaged teacher, small views included (`pretrain`)",
         "Caron et al. 2021",
     ),
     "msn": Entry(
         "fewsight.objectives.msn:Msn",
-        "clustering of views with dropped patches",
+        "clustering of views with dropped patches (`pretrain`)",
         "Assran et al. 2022",
     ),
     "swav": Entry(
         "fewsight.objectives.swav:Swav",
-        "clustering: swapped prediction of balanced codes, without a teacher",
+        "clustering: swapped prediction of balanced codes, without a teacher (`pretrain`)",
         "Caron et al. 2020",
     ),
     "ibot": Entry(
         "fewsight.objectives.ibot:Ibot",
-        "clustering of views and of masked patches",
+        "clustering of views and of masked patches (`pretrain`)",
         "Zhou et al. 2022",
     ),
     "mae": Entry(
         "fewsight.objectives.mae_training:Mae",
-        "masked pixels from a quarter of the patches",
+        "masked pixels from a quarter of the patches (`pretrain`)",
         "He et al. 2022",
     ),
-    "simmim": Entry("fewsight.objectives.simmim:SimMim", "masked pixels from mask tokens", "Xie et al. 2022"),
+    "simmim": Entry(
+        "fewsight.objectives.simmim:SimMim", "masked pixels from mask tokens (`pretrain`)", "Xie et al. 2022"
+    ),
     "gmml": Entry(
         "fewsight.objectives.gmml:Gmml",
-        "corrupted pixels, connected blocks overwritten",
+        "corrupted pixels, connected blocks overwritten (`pretrain`)",
         "Atito et al. 2022",
     ),
     "masked_clustering": Entry(
         "fewsight.objectives.masked_clustering:MaskedClustering",
-        "masked modelling joined with clustering of views and patches",
+        "masked modelling joined with clustering of views and patches (`pretrain`)",
         "Atito et al. 2021; Nandam et al. 2024",
     ),
     "cst": Entry(

