@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from objectives.tiny import batch
 
 from fewsight.names import choices, resolve
 from fewsight.objectives.objective import Batch
@@ -20,6 +19,7 @@ from fewsight.workflows.pretrain_recipe import (
     training_settings,
 )
 from fewsight.workflows.recipes import packaged_recipes, read_recipe
+from objectives.tiny import batch
 
 RECIPES = [
     name for name, path in packaged_recipes().items() if path.read_text("utf-8").count("\nobjective: ") == 1
