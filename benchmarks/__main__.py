@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]` (or `make bench`): every benchmark, one after the other.
 
 Peers come with `pip install '.[bench]'`; a script whose peer is missing fails by itself, and the others go on.
-`omniglot` judges a trained model and is run by hand.
+`trained_prototypes` judges a trained model and is run by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOT_RUN = ("__main__", "measure", "omniglot", "meta_dataset_omniglot")
+NOT_RUN = ("__main__", "measure", "trained_prototypes", "meta_dataset_omniglot")
 
 
 def main(names: list[str]) -> int:
