@@ -1,11 +1,11 @@
-"""Networks trained by `fewsight metatrain PHOTOS --recipe omniglot_prototypes` or `cifar_fs_prototypes`, judged as published.
+"""Prototypes trained by `fewsight metatrain` from the recipes of Omniglot and CIFAR-FS, judged as published.
 
     python benchmarks/trained_prototypes.py omniglot --photos OMNIGLOT --model RUN/model
     python benchmarks/trained_prototypes.py cifar_fs --photos CIFAR100 --model RUN/model
 
-Test classes, 1,000 episodes with 15 queries a class (fewer where a class has fewer photos left: Omniglot has 20). Omniglot:
-423 characters, with rotations 1,692 classes; published by Snell et al. 2017, table 1. CIFAR-FS: 20 classes; published by
-Bertinetto et al. 2019, table 1.
+Test classes, 1,000 episodes with 15 queries a class (fewer where a class has fewer photos left: Omniglot has 20).
+Omniglot: 423 characters, with rotations 1,692 classes; published by Snell et al. 2017, table 1. CIFAR-FS: 20 classes;
+published by Bertinetto et al. 2019, table 1.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def trained_head(folder: str | Path) -> Head | None:
 
 
 def make_head(name: str, backbone: Any, pooling: Any) -> Head:
-    """A head by name; the trained one where `backbone` is a folder in which a head of that name has parameters.
+    """A head by name; that of the folder, with its parameters and settings, where `backbone` is one that holds such.
+
+    A network that learnt with squared distances is read with squared distances.
 
     Args:
         backbone: as `load_backbone` takes it.
@@ -49,7 +51,7 @@ def make_head(name: str, backbone: Any, pooling: Any) -> Head:
     made = resolve("heads", name)
     if isinstance(backbone, (str, Path)) and Path(backbone).is_dir():
         trained = trained_head(backbone)
-        if trained is not None and type(trained) is made and any(True for _ in trained.parameters()):
+        if trained is not None and type(trained) is made:
             return trained.requires_grad_(False)
     head: Head = made(pooling=pooling) if issubclass(made, VectorHead) else made()
     return head

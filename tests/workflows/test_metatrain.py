@@ -15,7 +15,7 @@ from fewsight.data.imagenet_episodes import spanned_imagenet_classes
 from fewsight.data.splits import meta_dataset_images
 from fewsight.errors import InvalidInput, RunExists
 from fewsight.heads.crosstransformer import CrossTransformer
-from fewsight.trained_head import trained_head
+from fewsight.trained_head import make_head, trained_head
 from fewsight.workflows import metatrain as module
 from fewsight.workflows.evaluate import evaluate
 from fewsight.workflows.metatrain import MetatrainRecipe, metatrain
@@ -51,6 +51,8 @@ def test_trains_and_its_model_is_a_backbone(photos: Path, tmp_path: Path) -> Non
     measured = {line["step"]: line["validation"] for line in lines if "validation" in line}
     assert sorted(measured) == [3, 7, 11]
     assert run.validation.mean == max(measured.values())
+    head = make_head("prototypes", tmp_path / "run" / "model", "patches")
+    assert (head.metric, make_head("prototypes", None, "patches").metric) == ("euclidean", "cosine")
     backbone = load_backbone(str(tmp_path / "run" / "model"))
     assert backbone.name == "conv4"
     found = evaluate(
