@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]` (or `make bench`): every benchmark, one after the other.
 
 Peers come with `pip install '.[bench]'`; a script whose peer is missing fails by itself, and the others go on.
-`trained_prototypes` judges a trained model and is run by hand.
+`trained_prototypes` and `meta_dataset_omniglot` judge trained models and are run by hand.
 """
 
 from __future__ import annotations
