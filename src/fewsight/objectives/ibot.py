@@ -4,9 +4,9 @@ Zhou, Wei, Wang, Shen, Xie, Yuille, Kong: iBOT: Image BERT Pre-Training with Onl
 section 3.
 
     class   as DINO; the student's global views are masked
-    patch   p'_i = softmax((t'_i - c') / T'),  loss of an image = mean over its masked patches of H(p'_i, q'_i),
-            then the mean over all images and views; an image without a masked patch counts as 0
+    patch   p'_i = softmax((t'_i - c') / T'),  mean of H(p'_i, q'_i) over masked patches of an image, then over images
 
+An image without a masked patch counts as 0 in the mean over all images and views.
 Both centres average all tokens, masked or not (`update_center`).
 Differs from the authors' code: other means against collapse can take the place of centring; only masked rows
 are normalised.

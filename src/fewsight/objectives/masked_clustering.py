@@ -5,12 +5,12 @@ Nandam, Atito, Feng, Kittler, Awais: Investigating Self-Supervised Methods for L
 corrupted global views and clean local ones, the teacher clean global views:
 
     class            DINO over pairs of views
-    patch            H(teacher, student) of the same view and position, over all patches (MC-SSL) or over
-                     corrupted ones (iBOT's rule)
+    patch            H(teacher, student) of the same view and position
     reconstruction   mean error of the corrupted pixels of all global views, pooled
 
-Three terms, weighted by the caller; a weight of 0 removes one: (1, 0, 0) is DINO on corrupted views, (0, 0, 1)
-is GMML. Centres are updated after the step by `update_center`.
+The patch term runs over all patches (MC-SSL) or over corrupted ones (iBOT's rule). Three terms, weighted by the
+caller; a weight of 0 removes one: (1, 0, 0) is DINO on corrupted views, (0, 0, 1) is GMML. Centres are updated after
+the step by `update_center`.
 
 Differs from MC-SSL's code: any number of views; means against collapse other than centring; the patch and pixel
 rules are settings.
