@@ -89,6 +89,8 @@ def evaluate(
     backbone alone, on the splits train and test of the data or on halves of it. few-shot-segmentation (any folder with
     masks), pascal-5i, coco-20i and fss-1000 judge a dense head: --head correspondence, cst, or a trained head's folder.
 
+    meta-dataset scores the sources of Meta-Dataset that lie in DATA, beside the published rows.
+
     Example: fewsight evaluate photos/ --way 5 --shot 1 --shot 5 --against logistic
     """
     from fewsight.workflows.evaluate import evaluate as run
