@@ -11,7 +11,7 @@ from fewsight.backbones.bundled import load_bundled
 from fewsight.errors import IncompatibleModel, InvalidInput
 from fewsight.heads.correlation_head import CorrelationHead
 from fewsight.model import SavedModel, read_model, write_model
-from fewsight.trained_heads import is_head_folder, read_cst, write_cst
+from fewsight.trained_heads import SHIPPED, is_head_folder, read_cst, shipped_cst, write_cst
 
 
 def made() -> CorrelationHead:
@@ -59,3 +59,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "head" / "model.safetensors").write_bytes(content[:-1] + b"x")
     with pytest.raises(IncompatibleModel, match="changed after it was written"):
         read_cst(tmp_path / "head", load_bundled())
+
+
+def test_the_head_that_ships_fits_the_bundled_backbone_alone() -> None:
+    backbone = load_bundled()
+    head = shipped_cst(backbone)
+    assert head is not None
+    assert not head.training
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2 * 2**20
+    assert sum(p.numel() for p in head.parameters()) == 96_340
+    told = read_model(SHIPPED, "head").description["provenance"]
+    assert told["kept_back"] == ["aeroplane", "bottle", "person", "train"]
+    with torch.no_grad():
+        backbone.norm.weight.mul_(1.01)
+    assert shipped_cst(backbone) is None

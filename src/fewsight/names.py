@@ -61,7 +61,7 @@ DENSE_HEADS: dict[str, Entry] = {
     ),
     "cst": Entry(
         "fewsight.heads.correlation_head:CorrelationHead",
-        "correlation transformer: what is there and where; trained by `metatrain --head cst`",
+        "correlation transformer: what is there and where; weights for the bundled backbone, or `metatrain --head cst`",
         "Kang, Koniusz, Cho, Murray 2023",
     ),
 }
