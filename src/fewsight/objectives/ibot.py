@@ -202,7 +202,9 @@ class Ibot(Distillation):
         images, settings = checked_views(batch, self.views), self.settings
         V, B, G = len(images), len(images[0]), GLOBAL_VIEWS
         mask = self._masks(images[:G], batch)  # [G, B, h, w]
-        large, *small = encoded(self.student.backbone, images, TokenMask(mask.flatten(0, 1)))
+        # apart from each other, for small views may be as large as the others
+        (large,) = encoded(self.student.backbone, images[:G], TokenMask(mask.flatten(0, 1)))
+        small = encoded(self.student.backbone, images[G:]) if V > G else []
         features = torch.cat([pool(part, "cls") for part in (large, *small)])
         student = self.student.head(features).unflatten(0, (V, B))
         with torch.no_grad():
