@@ -19,6 +19,7 @@ from fewsight.heads.pseudo_masks import (
     bipartition_prior,
     cls_similarity,
     cst_pseudo_masks,
+    enhanced_masks,
     mask_prior,
     nearest_similarities,
     refined_prior,
@@ -171,3 +172,13 @@ def test_errors_name_the_argument() -> None:
         PseudoMaskEnhancer(0)
     with pytest.raises(InvalidInput, match="patches"):
         bipartition_prior(torch.ones(1, 4))
+
+
+def test_an_enhancer_that_is_unsure_still_marks_its_likeliest_patches() -> None:
+    sure, unsure = [[0.9, 0.4], [0.6, 0.5]], [[0.3, 0.1], [0.2, 0.14]]
+    found = enhanced_masks(torch.tensor([sure, unsure, [[0.0, 0.0], [0.0, 0.0]]]))
+    assert found.tolist() == [
+        [[True, False], [True, False]],
+        [[True, False], [True, False]],
+        [[False] * 2] * 2,
+    ]

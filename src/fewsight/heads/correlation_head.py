@@ -29,6 +29,7 @@ from fewsight.heads.pseudo_masks import (
     attention_prior,
     bipartition_prior,
     cls_similarity,
+    enhanced_masks,
     head_similarity,
 )
 
@@ -182,7 +183,7 @@ class CorrelationHead(Head):
         if self.enhancer is None:
             # Points are read at the published image size; from its values on, all else is a mask like any other.
             return (cls_similarity(images.class_query, images.keys, size=(400, 400)) + 1) / 2 > 0.4
-        return self.enhancer((head_similarity(images.class_query, images.keys) + 1) / 2) > 0.5
+        return enhanced_masks(self.enhancer((head_similarity(images.class_query, images.keys) + 1) / 2))
 
     def condition(self, support: Support) -> ConditionedCorrelation:
         """Reduce each support image once; images with a mask and images without may be mixed.

@@ -33,6 +33,7 @@ __all__ = [
     "bipartition_prior",
     "cls_similarity",
     "cst_pseudo_masks",
+    "enhanced_masks",
     "head_similarity",
     "mask_prior",
     "nearest_similarities",
@@ -136,6 +137,19 @@ class PseudoMaskEnhancer(nn.Sequential):
         """See the class."""
         check_shapes(similarity=(similarity, f"B {self.heads} h w"))
         return super().forward(similarity)[:, 0]
+
+
+def enhanced_masks(probability: Tensor) -> Tensor:
+    """Foreground of images from what the enhancer says, bool [B, h, w]: above one half.
+
+    Where no patch reaches one half (a small object, an enhancer that learnt from few masks) the map is divided by its
+    largest value first, as `mask_prior` does: a mask without foreground would hide the object from the head.
+
+    Args:
+        probability: in [0, 1], [B, h, w].
+    """
+    largest = probability.amax((1, 2), keepdim=True)
+    return probability / torch.where((largest < 0.5) & (largest > 0), largest, 1) > 0.5
 
 
 def attention_mass_mask(attention: Tensor, *, mass: float = 0.6) -> Tensor:

@@ -19,7 +19,7 @@ from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.features import Features, Request
 from fewsight.errors import InvalidInput
 from fewsight.heads.correlation_head import CorrelationHead
-from fewsight.heads.pseudo_masks import attention_prior, cst_pseudo_masks, head_similarity
+from fewsight.heads.pseudo_masks import attention_prior, cst_pseudo_masks, enhanced_masks, head_similarity
 from fewsight.objectives.objective import Batch, Objective, Sampling, Terms
 from fewsight.shapes import check_shapes
 
@@ -231,7 +231,7 @@ class CST(Objective):
             )
         if self.head.enhancer is not None:
             enhanced: Tensor = self.head.enhancer((head_similarity(query, keys) + 1) / 2)
-            return (enhanced > 0.5) & present[:, None, None]
+            return enhanced_masks(enhanced) & present[:, None, None]
         if self.head.pseudo_masks == "published":
             return cst_pseudo_masks(query, supports.keys, keys, present, size=(400, 400)).query_mask
         logits = torch.einsum("bnd,bnhwd->bnhw", query, keys) / query.shape[-1] ** 0.5
