@@ -14,11 +14,13 @@ import torch
 from fewsight.backbones.bundled import load_bundled
 from fewsight.data.scene_folder import write_scenes
 from fewsight.errors import IncompatibleModel, InvalidInput
+from fewsight.heads.correlation_head import CorrelationHead
 from fewsight.model import read_model
 from fewsight.trained_heads import read_cst
 from fewsight.training.pair_source import PairSource
 from fewsight.workflows.metatrain import metatrain
-from fewsight.workflows.metatrain_dense import DenseRun, metatrain_dense
+from fewsight.workflows.metatrain_dense import DenseRecipe, DenseRun, is_dense, metatrain_dense
+from fewsight.workflows.recipes import read_recipe
 
 SMALL = (
     "head_settings={widths: [16, 16], pools: [2, 2], centred_width: -1}",
@@ -150,3 +152,20 @@ def test_pairs_depend_on_their_number_alone(scenes: Path) -> None:
         for pair in source.drawn(3):
             assert pair.support != pair.query
             assert pair.wanted in collection.labels_of(pair.support)
+
+
+@pytest.mark.parametrize("name", ["cst_small", "cst_published"])
+def test_the_packaged_recipes_are_sound(name: str) -> None:
+    recipe = read_recipe(DenseRecipe, name, verb="metatrain")
+    assert recipe.head == "cst"
+    assert is_dense(None, name, ())
+    assert not is_dense("prototypes", name, ())
+    head = CorrelationHead(6, 12, **{k: v for k, v in recipe.head_settings.items() if k != "centred_width"})
+    if name == "cst_published":
+        assert sum(p.numel() for p in head.parameters()) == 366_004
+        assert (recipe.class_weight, recipe.foreground_weight, recipe.training.learning_rate) == (
+            0.1,
+            1.0,
+            1e-3,
+        )
+        assert (head.learner.mask_reduction, recipe.image_size, recipe.pairs) == ("points", 400, 12)
