@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def test_same_figures_as_from_the_photos(
     stored = evaluate(folders[1], quiet=True, **options)
     assert [result.value for result in stored.results] == [result.value for result in direct.results]
     assert any("1 photos without features" in remark for remark in stored.remarks)
+    shutil.rmtree(folders[0])  # without the photos, the folders in the names of the index are the classes
+    gone = evaluate(folders[1], quiet=True, **options)
+    assert [result.value for result in gone.results] == [result.value for result in direct.results]
     if protocol == "episodes":
         pair = evaluate(folders[1], against="neighbours", quiet=True, **options)
         assert pair.comparisons["3-way 1-shot"].difference.n == 20
