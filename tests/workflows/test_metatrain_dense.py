@@ -13,13 +13,21 @@ import torch
 
 from fewsight.backbones.bundled import load_bundled
 from fewsight.data.scene_folder import write_scenes
+from fewsight.data.splits import pascal5i_images
 from fewsight.errors import IncompatibleModel, InvalidInput
 from fewsight.heads.correlation_head import CorrelationHead
 from fewsight.model import read_model
 from fewsight.trained_heads import read_cst
 from fewsight.training.pair_source import PairSource
 from fewsight.workflows.metatrain import metatrain
-from fewsight.workflows.metatrain_dense import DenseRecipe, DenseRun, is_dense, metatrain_dense
+from fewsight.workflows.metatrain_dense import (
+    DenseRecipe,
+    DenseRun,
+    is_dense,
+    metatrain_dense,
+    sides_of,
+    training_photos,
+)
 from fewsight.workflows.recipes import read_recipe
 
 SMALL = (
@@ -169,3 +177,22 @@ def test_the_packaged_recipes_are_sound(name: str) -> None:
             1e-3,
         )
         assert (head.learner.mask_reduction, recipe.image_size, recipe.pairs) == ("points", 400, 12)
+
+
+def test_published_lists_are_trained_on_where_the_folder_is_a_benchmark(tmp_path: Path) -> None:
+    images, masks = tmp_path / "JPEGImages", tmp_path / "SegmentationClassAug"
+    images.mkdir()
+    masks.mkdir()
+    for fold in (1, 2, 3):
+        for image in pascal5i_images("train", fold)[0].tolist():
+            stem = f"{image // 1_000_000}_{image % 1_000_000:06d}"
+            (images / f"{stem}.jpg").touch()
+            (masks / f"{stem}.png").touch()
+    with pytest.raises(InvalidInput, match="is pascal-5i: say which fold"):
+        training_photos(tmp_path, DenseRecipe())
+    found = training_photos(tmp_path, DenseRecipe(fold=0))
+    assert found.read is not None
+    sides = sides_of(found.collection, DenseRecipe(), 0)
+    assert set(sides.train) | set(sides.val) == set(range(5, 20))  # the classes of the other three folds
+    assert len(sides.val) == 3  # of 15 are held out for choosing the weights
+    assert len(sides.train_rows) + len(sides.val_rows) == len(found.collection)

@@ -15,7 +15,7 @@ from PIL import Image
 from fewsight.data.collection import Collection, Photo
 from fewsight.data.masks import IGNORED, label_map, read_mask_colours, read_mask_names
 
-__all__ = ["LabelMaps"]
+__all__ = ["LabelMaps", "ReadMap"]
 
 VOID = 255
 ReadMap = Callable[[Photo, tuple[int, int]], NDArray[numpy.int16]]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy
 import torch
@@ -30,7 +30,8 @@ from fewsight.data.class_folds import class_fold, divided
 from fewsight.data.class_splits import held_out_split, split_class_names, split_classes
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
-from fewsight.data.label_maps import LabelMaps
+from fewsight.data.fscs_benchmarks import FOLDS, find_benchmark, read_benchmark
+from fewsight.data.label_maps import LabelMaps, ReadMap
 from fewsight.data.layouts import read_layout
 from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
@@ -272,15 +273,41 @@ def metatrain_dense(
         chosen, backbone=backbone or chosen.backbone, supervision=supervision or chosen.supervision
     )
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
-        reading = read_layout(data, class_level=chosen.class_level)
+        photos = training_photos(data, chosen)
         loaded = squashed(load_backbone(chosen.backbone), chosen.image_size).to(resolve_device(device))
         values = {**as_values(chosen), "backbone": loaded.name, "seed": seed}
-        record = RunRecord("metatrain", values, {"data": fingerprint(reading.collection)})
+        record = RunRecord("metatrain", values, {"data": fingerprint(photos.collection)})
         record_run(folder, record, resume=resume)
         with FeatureCache(limit=int(chosen.features_gib * 2**30)) as cache:
-            return _Run(chosen, folder, seed, loaded, reading.warnings).run(
-                reading.collection, cache, workers
-            )
+            return _Run(chosen, folder, seed, loaded, photos).run(cache, workers)
+
+
+class TrainingPhotos(NamedTuple):
+    """Photos, sentences about them, and how masks are read where a published benchmark says so."""
+
+    collection: Collection
+    remarks: tuple[str, ...]
+    read: ReadMap | None
+
+
+def training_photos(data: str | Path, recipe: DenseRecipe) -> TrainingPhotos:
+    """The photos of a folder; of Pascal-5i, COCO-20i and FSS-1000 those that the published lists train on.
+
+    Raises:
+        InvalidInput: a published benchmark without `fold`, or nothing that fits.
+    """
+    found = find_benchmark(data)
+    if found is None:
+        reading = read_layout(data, class_level=recipe.class_level)
+        return TrainingPhotos(reading.collection, reading.warnings, None)
+    name = found[0]
+    if recipe.fold is None and FOLDS[name] > 1:
+        raise InvalidInput(
+            f"{data} is {name}: say which fold is kept back for the test, for example --set fold=0."
+        )
+    benchmark = read_benchmark(data, name, fold=recipe.fold or 0, part="train")
+    remark = f"{name}, published training list of fold {benchmark.fold}: {len(benchmark.collection)} photos."
+    return TrainingPhotos(benchmark.collection, (remark,), benchmark.label_map)
 
 
 def squashed(backbone: Backbone, side: int) -> Backbone:
@@ -297,9 +324,9 @@ class _Run:
     folder: Path
     seed: int
     backbone: Backbone
-    warnings: tuple[str, ...]
+    given: TrainingPhotos
 
-    def run(self, collection: Collection, cache: FeatureCache, workers: int | None) -> DenseRun:
+    def run(self, cache: FeatureCache, workers: int | None) -> DenseRun:
         torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
         head = self._head()
         objective = CST(
@@ -308,10 +335,15 @@ class _Run:
         )  # fmt: skip
         # One request for every supervision, so that all runs on a folder share what is stored.
         encoder = Encoder(self.backbone, DENSE_REQUEST, precision="fp32")
-        photos = store_features(encoder, collection, cache, workers=workers)
-        remarks = [*self.warnings, *(f"{file} is left out: {note}." for file, note in photos.left_out[:5])]
-        maps = LabelMaps(photos.collection, photos.sizes, self.recipe.target_size or self.recipe.image_size)
-        sides = sides_of(photos.collection, self.recipe, self.seed)
+        photos = store_features(encoder, self.given.collection, cache, workers=workers)
+        remarks = [
+            *self.given.remarks,
+            *(f"{file} is left out: {note}." for file, note in photos.left_out[:5]),
+        ]
+        side = self.recipe.target_size or self.recipe.image_size
+        maps = LabelMaps(photos.collection, photos.sizes, side, self.given.read)
+        listed = replace(self.recipe, fold=None) if self.given.read is not None else self.recipe
+        sides = sides_of(photos.collection, listed, self.seed)
         masked = self._masked(maps, len(photos), sides)
         remarks.append(self._told(masked, sides))
         for remark in remarks:
