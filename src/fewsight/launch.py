@@ -58,7 +58,7 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], devices: 
     Raises:
         InvalidInput: there are fewer GPUs, or none was asked for.
         FewsightError: what the first failing process said.
-        KeyboardInterrupt: they were told to leave at once.
+        KeyboardInterrupt: they were told to leave, and had nothing to keep yet or were told twice.
     """
     if devices < 1:
         raise InvalidInput(f"devices is {devices}; expected at least 1.")
@@ -75,7 +75,7 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], devices: 
         start_method="spawn",
     )
     failure: BaseException | None = None
-    with _signals_passed_on([process.pid for process in running.processes]):
+    with _signals_passed_on([process.pid for process in running.processes]) as arrived:
         try:
             while not running.join(timeout=1.0):
                 pass
@@ -88,7 +88,7 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], devices: 
     if "error" in said:
         raise said["error"]
     if failure is not None:
-        if getattr(failure, "exit_code", None) == INTERRUPTED:
+        if arrived or getattr(failure, "exit_code", None) == INTERRUPTED:
             raise KeyboardInterrupt
         raise failure
     return said.get("result")
@@ -124,8 +124,12 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _signals_passed_on(processes: list[int | None]) -> Iterator[None]:
+def _signals_passed_on(processes: list[int | None]) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go to the processes; gives the list of those that arrived, which grows."""
+    arrived: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
         for process in processes:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -136,7 +140,7 @@ def _signals_passed_on(processes: list[int | None]) -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, pass_on)
     try:
-        yield
+        yield arrived
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
