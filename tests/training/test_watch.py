@@ -1,8 +1,8 @@
 """The alarms: what they find in made-up measures, and that real runs collapse, or not, as they say.
 
-Margins of the real runs on five seeds stand beside the tests; `collapsing.py` says how they are made. The runs' settings
-were chosen on these same seeds until methods and alarms parted clearly: they show that the alarms work, not how robust a
-method is.
+Margins of the real runs on five seeds stand beside the tests; `collapsing.py` says how they are made. The settings of
+those runs were chosen on these same seeds until methods and alarms parted clearly: they show that the alarms work, not
+how robust a method is.
 """
 
 from __future__ import annotations
