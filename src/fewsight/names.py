@@ -159,6 +159,11 @@ PROTOCOLS: dict[str, Entry] = {
         "many small tasks of fixed way and shot (the default of `evaluate`)",
         "Vinyals et al. 2016",
     ),
+    "rotated-episodes": Entry(
+        "fewsight.workflows.evaluate_rotated:evaluate_on_rotated_episodes",
+        "the same with turned photos as further classes, as is usual on Omniglot",
+        "Santoro et al. 2016; Snell et al. 2017",
+    ),
     "meta-dataset": Entry(
         "fewsight.workflows.evaluate_meta_dataset:evaluate_on_meta_dataset",
         "the ten sources of Meta-Dataset as published, beside the published rows, with ranks",

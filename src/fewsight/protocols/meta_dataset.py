@@ -88,8 +88,8 @@ def _spanned_classes() -> list[NDArray[numpy.int64]]:
 def figure_of(accuracies: NDArray[numpy.float64]) -> Figure:
     """As the leaderboard gives it.
 
-    >>> figure_of(numpy.array([0.5, 0.7]))
-    Figure(mean=60.0, half_width=13.859292911256333)
+    >>> round(figure_of(numpy.array([0.5, 0.7])).half_width, 6)
+    13.859293
     """
     half = 1.96 * float(accuracies.std()) / math.sqrt(len(accuracies))
     return Figure(100 * float(accuracies.mean()), 100 * half)

@@ -22,7 +22,7 @@ from fewsight.errors import InvalidInput
 from fewsight.progress import Progress
 from fewsight.workflows.labelled_photos import group_column
 
-__all__ = ["EncodedData", "encode_collection", "encode_data", "vector_encoder", "vectors_of"]
+__all__ = ["EncodedData", "encode_collection", "encode_data", "read_judged", "vector_encoder", "vectors_of"]
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,23 @@ def encode_data(
     Raises:
         InvalidInput: nothing fits, or no photo can be read.
     """
+    collection, warnings = read_judged(
+        source, split=split, class_level=class_level, skip_empty=skip_empty, group_by=group_by
+    )
+    encoded = encode_collection(collection, encoder, workers=workers)
+    remarks = (*warnings, *encoded.remarks)
+    return EncodedData(encoded.collection, encoded.features, remarks, collection)
+
+
+def read_judged(
+    source: Path, *, split: str | None, class_level: Any, skip_empty: bool, group_by: str | None
+) -> tuple[Collection, tuple[str, ...]]:
+    """The photos that are judged, and what is odd about the data; nothing is decoded. Arguments as in `encode_data`."""
     reading = read_layout(
         source, class_level=class_level, skip_empty=skip_empty, group_column=group_column(group_by)
     )
     collection = reading.collection
-    if split is not None:
-        collection = photos_of_split(collection, split)
-    encoded = encode_collection(collection, encoder, workers=workers)
-    remarks = (*reading.warnings, *encoded.remarks)
-    return EncodedData(encoded.collection, encoded.features, remarks, collection)
+    return collection if split is None else photos_of_split(collection, split), reading.warnings
 
 
 def encode_collection(collection: Collection, encoder: Encoder, *, workers: int | None = None) -> EncodedData:
