@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,6 @@ from fewsight.errors import UnreadableImage
 from fewsight.files import run_folder, write_json
 from fewsight.objectives.objective import Objective, Progress
 from fewsight.progress import quieted, say
-from fewsight.protocols.verdict import Verdict
 from fewsight.seeding import stream_seed
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.view_source import ViewSource
@@ -57,6 +56,7 @@ from fewsight.workflows.pretrain_recipe import (
     make_objective,
     training_settings,
 )
+from fewsight.workflows.pretrain_result import PretrainRun, not_judged
 from fewsight.workflows.recipes import as_values, checked, read_recipe, with_overrides
 from fewsight.workflows.run_record import RunRecord, read_record, record_run
 
@@ -64,63 +64,6 @@ __all__ = ["PretrainRun", "pretrain", "pretrain_with"]
 
 MOST_WATCHED = 256  # held-out photos whose features the collapse alarms read
 MOST_MINUTES = 30.0  # a run that nobody sized ends within about this time
-
-
-@dataclass(frozen=True)
-class PretrainRun:
-    """What a run of `pretrain` gave.
-
-    Attributes:
-        folder: with `model/`, `metrics.jsonl`, `verdict.json` and `run.yaml`.
-        result: of the loop.
-        verdict: before and after on photos that the training did not see; None without labelled ones, or when
-            interrupted.
-        kept: which backbone is in `model/`; where that is the old one, the other is in `pretrained/`.
-        photos: trained on, and held out.
-        remarks: sentences that a person should read.
-    """
-
-    folder: Path
-    result: TrainingResult
-    verdict: Verdict | None
-    kept: Literal["pretrained", "old"]
-    photos: tuple[int, int]
-    remarks: tuple[str, ...] = ()
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for `--json` and `verdict.json`."""
-        return {
-            "folder": str(self.folder),
-            "finished": self.result.finished,
-            "steps": self.result.steps,
-            "photos": {"trained_on": self.photos[0], "held_out": self.photos[1]},
-            "verdict": None if self.verdict is None else self.verdict.as_values(),
-            "kept": self.kept if self.result.finished else None,
-            "waiting_for_data": round(self.result.waiting, 4),
-            "remarks": list(self.remarks),
-        }
-
-    def sentences(self) -> Iterator[str]:
-        """The result in words."""
-        if not self.result.finished:
-            yield f"Interrupted at step {self.result.steps}. Go on with the same command and --resume."
-            return
-        yield (
-            f"Trained for {self.result.steps} steps on {self.photos[0]} photos; "
-            f"{100 * self.result.waiting:.0f} % of the time waiting for data."
-        )
-        yield from self.remarks
-        model = self.folder / "model"
-        if self.verdict is not None:
-            yield self.verdict.sentence
-        if self.kept == "old":
-            yield (
-                f"{model} holds the backbone as it was; the pretrained one is in {self.folder / 'pretrained'}, should "
-                "you want it all the same."
-            )
-        else:
-            yield f"{model} holds the pretrained backbone."
-        yield f"Use it: fewsight predict SUPPORT PILE --backbone {model} --out RUN"
 
 
 def pretrain(
@@ -388,14 +331,6 @@ def _probe(
         return {**watch.logged(), **({} if neighbours is None else neighbours(objective, step))}
 
     return look
-
-
-def not_judged(folder: Path, old: str) -> str:
-    """What to do where nothing could be judged."""
-    return (
-        "Whether it became better was not judged: there are too few held-out photos with one label. Judge it: "
-        f"fewsight evaluate LABELLED --backbone {folder / 'model'} --against {old}"
-    )
 
 
 def seconds_per_step(objective: Objective, source: ViewSource) -> float:
