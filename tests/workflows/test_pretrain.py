@@ -151,6 +151,8 @@ def test_too_few_photos_are_refused_before_any_work(photos, tmp_path):
         _run(tmp_path / "one", tmp_path)
     with pytest.raises(InvalidInput, match="fewer than 2000"):
         pretrain(photos, tmp_path / "other", recipe=_recipe(tmp_path), quiet=True)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "other").exists()
 
 
 def test_greyscale_photos_are_noticed(tmp_path):

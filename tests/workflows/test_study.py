@@ -94,5 +94,9 @@ def test_wrong_studies_are_refused_before_any_training(finished, tmp_path):
         StudyRecipe()
     with pytest.raises(InvalidInput, match="is not there"):
         study(photos, tmp_path / "run", **{**options, "judge": [("episodes", tmp_path / "missing")]})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="0 photos are too few"):
+        study(tmp_path / "empty", tmp_path / "run3", **options)
+    assert not (tmp_path / "run3").exists()
     with pytest.raises(InvalidInput, match="cell dino"):
         study(photos, tmp_path / "run2", **options, overrides=("cells.dino.objectiv=dino",))

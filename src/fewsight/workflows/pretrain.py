@@ -113,12 +113,13 @@ def pretrain(
         "kind": kind,
         "image_size": image_size,
     }
+    wanted = _wanted(recipe, overrides, len(collection), objective)
+    wanted = replace(wanted, **{name: value for name, value in changes.items() if value is not None})
+    check_evidence(len(collection), wanted, insist=insist)
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         keep_buffers()
         say(reading.description)
         groups = groups_of(collection, group_by)
-        wanted = _wanted(recipe, overrides, len(collection), objective)
-        wanted = replace(wanted, **{name: value for name, value in changes.items() if value is not None})
         run = _Run(collection, groups, wanted, folder, seed, strict, workers, str(resolve_device(device)))
         sized = recipe is not None or any(text.startswith("training.steps") for text in overrides)
         return run.run(
@@ -181,7 +182,6 @@ class _Run:
     def run(
         self, *, chosen: bool, sized: bool, insist: bool, resume: bool, stop_on_collapse: bool
     ) -> PretrainRun:
-        check_evidence(len(self.collection), self.recipe, insist=insist)
         torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
         old = make_backbone(self.recipe, device=self.device, seed=self.seed)
         if chosen and not self.recipe.from_scratch and self.recipe.view_size is None:

@@ -22,6 +22,7 @@ from fewsight.progress import quieted, say
 from fewsight.workflows.evaluate import evaluate
 from fewsight.workflows.evaluation_results import Evaluation
 from fewsight.workflows.pretrain import pretrain_with
+from fewsight.workflows.pretrain_choice import check_evidence
 from fewsight.workflows.pretrain_model import write_trained
 from fewsight.workflows.pretrain_recipe import PretrainRecipe, make_backbone
 from fewsight.workflows.recipes import as_values, checked, read_recipe
@@ -150,14 +151,15 @@ def study(
     for name in chosen.cells:
         chosen.cell(name)
     sets = _judged_sets(judge, Path(data))
-    print_of_data = fingerprint(read_layout(data, labels="optional").collection)
+    collection = read_layout(data, labels="optional").collection
+    check_evidence(len(collection), chosen.base, insist=True)
     with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
         settings = {
             **as_values(chosen),
             "judge": [[one.protocol, str(one.path), one.split] for one in sets],
             "episodes": episodes,
         }
-        record_run(folder, RunRecord("study", settings, {"data": print_of_data}), resume=resume)
+        record_run(folder, RunRecord("study", settings, {"data": fingerprint(collection)}), resume=resume)
         options = {"workers": workers, "device": device}
         unfinished = _train_cells(Path(data), folder, chosen, options)
         if unfinished:
