@@ -46,6 +46,7 @@ def test_every_cell_and_seed_has_its_figures(finished):
     assert {row["cell"] for row in rows if row["what"] == "difference"} == {"untrained", "dino"}
     table = (run.folder / "study.md").read_text()
     assert "3-way 1-shot accuracy" in table
+    assert " with prototypes" not in table  # the reference stands in its own column alone
     assert (run.folder / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -83,7 +84,7 @@ def test_a_finding_needs_every_seed():
         "a below b on x, m: by 2.0 points (2 of 2 seeds, each interval below 0).",
     )
     mixed = [both[0], {**both[1], "mean": 0.0, "low": -0.01, "high": 0.01}]
-    assert findings_of(mixed, "b") == ("No difference shown in the other 1 comparisons with b.",)
+    assert findings_of(mixed, "b") == ("No difference shown in 1 comparisons with b.",)
 
 
 def test_wrong_studies_are_refused_before_any_training(finished, tmp_path):

@@ -248,6 +248,7 @@ def _rows(found: Evaluation, name: str, seed: int, judged: JudgedSet) -> list[di
     rows: list[dict[str, Any]] = [
         {**common, "what": "figure", "measure": _measure(result.as_dict()), **_ends(result.as_dict())}
         for result in found.results
+        if " with " not in result.metric  # the reference's own figures stand in its own rows
     ]
     for what, comparison in found.comparisons.items():
         difference = comparison.difference

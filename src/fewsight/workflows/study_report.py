@@ -52,7 +52,8 @@ def findings_of(rows: Sequence[Row], reference: str) -> tuple[str, ...]:
         else:
             silent += 1
     if silent:
-        found.append(f"No difference shown in the other {silent} comparisons with {reference}.")
+        others = "the other " if found else ""
+        found.append(f"No difference shown in {others}{silent} comparisons with {reference}.")
     return tuple(found)
 
 
@@ -106,7 +107,7 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
             axis.plot([100 * row["low"], 100 * row["high"]], [height, height], color="#7a7a7a", lw=1.5)
             axis.plot([100 * row["mean"]], [height], "o", color="#1f5fa8", ms=4)
         axis.set_yticks(range(len(cells)), cells, fontsize=8)
-        axis.invert_yaxis()
+        axis.set_ylim(len(cells) - 0.3, -0.5)  # the first cell on top, no line on the frame
         axis.set_title(
             f"{judged}: {measure}, % (95 % interval, a line for each seed)", fontsize=9, loc="left"
         )
