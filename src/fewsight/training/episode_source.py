@@ -16,6 +16,7 @@ from fewsight.data.store import PixelStore
 from fewsight.data.transform import Transform
 from fewsight.objectives.objective import Batch
 from fewsight.objectives.simclr_episodes import SimclrEpisodes
+from fewsight.training.balanced_source import normalised as normalised_in_place
 
 __all__ = ["EpisodeSource", "Episodes", "normalised", "rotated_classes"]
 
@@ -30,10 +31,8 @@ def rotated_classes(by_class: Sequence[NDArray[numpy.int64]], count: int) -> lis
 
 def normalised(pixels: Tensor, transform: Transform) -> Tensor:
     """uint8, or float in [0, 1], `[B, 3, H, W]` -> float32, by the transform's mean and std."""
-    mean = torch.tensor(transform.mean)[:, None, None]
-    std = torch.tensor(transform.std)[:, None, None]
-    unit = pixels if pixels.is_floating_point() else pixels.float() / 255
-    return ((unit - mean) / std).contiguous(memory_format=torch.channels_last)
+    unit = pixels.clone() if pixels.is_floating_point() else pixels.float() / 255
+    return normalised_in_place(unit, transform)
 
 
 class Episodes(Protocol):

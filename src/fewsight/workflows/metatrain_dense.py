@@ -12,9 +12,9 @@ and a query. Three kinds of supervision:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy
 import torch
@@ -26,20 +26,15 @@ from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.backbones.features import Request
 from fewsight.backbones.loading import load_backbone
 from fewsight.backbones.stored_features import StoredFeatures, store_features
-from fewsight.data.class_folds import class_fold, divided
-from fewsight.data.class_splits import held_out_split, split_class_names, split_classes
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
-from fewsight.data.fscs_benchmarks import FOLDS, find_benchmark, read_benchmark
-from fewsight.data.label_maps import LabelMaps, ReadMap
-from fewsight.data.layouts import read_layout
+from fewsight.data.label_maps import LabelMaps
 from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
 from fewsight.evaluation.scaling import fit_sigmoid
 from fewsight.files import run_folder
 from fewsight.heads.correlation_head import CorrelationHead
-from fewsight.names import choices
 from fewsight.objectives.cst import CST, JudgedPairs
 from fewsight.objectives.mask_enhancement import MaskEnhancement
 from fewsight.objectives.objective import Objective
@@ -50,7 +45,9 @@ from fewsight.training.best import BestWeights
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.pair_source import PairSource
 from fewsight.training.settings import TrainingSettings
-from fewsight.workflows.recipes import as_values, read_recipe, recipe_values, recorded_options
+from fewsight.workflows.dense_photos import Sides, TrainingPhotos, sides_of, training_photos
+from fewsight.workflows.dense_recipe import SMALL, DenseRecipe, Supervision, is_dense
+from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
 
 __all__ = [
@@ -59,6 +56,7 @@ __all__ = [
     "DenseRecipe",
     "DenseRun",
     "Sides",
+    "Supervision",
     "is_dense",
     "metatrain_dense",
     "sides_of",
@@ -67,83 +65,8 @@ __all__ = [
 DENSE_REQUEST = Request(blocks="all", attention=True, keys=True, class_query=True)
 """What stored features hold: all that any dense head reads."""
 
-Supervision = Literal["image", "pixel", "mixed"]
-
-
 STEEPEST = 20.0  # slope of a calibration that is believed
 CENTRED_ON = 64  # training photos whose mean patch centres the tokens
-SMALL = "cst_small"  # the recipe where none is given
-
-
-def is_dense(head: str | None, recipe: str | Path | None, overrides: Sequence[str]) -> bool:
-    """Whether `metatrain` is asked for a dense head: by name, or by its recipe."""
-    if head is not None:
-        return head in choices("dense heads")
-    held = recipe_values(recipe, overrides, verb="metatrain").get("head")
-    return isinstance(held, str) and held in choices("dense heads")
-
-
-@dataclass(frozen=True)
-class DenseRecipe:
-    """Everything that decides a run.
-
-    Attributes:
-        backbone: a name that `load_backbone` takes; it stays frozen.
-        head, head_settings: `cst`, and arguments of `CorrelationHead`.
-        supervision: what photos are taught by; see the module.
-        mask_share: `mixed`: the share of the masks that may be used, drawn by seed; 1 = all that exist.
-        image_size: side in pixels that photos are squashed to.
-        target_size: side of the masks that the loss sees; None = image_size, as published.
-        fold, folds: classes of this fold are kept back for a test (`data.class_folds`); None: no class is.
-        class_split: a packaged list of classes or a JSON file, in place of folds.
-        class_level: `leaf` takes the deepest folder as the class.
-        held_out: share of the base classes for choosing the weights.
-        pairs: of a batch.
-        draw: `photos` as published, or `classes`.
-        guessed_supports: share of supports whose mask is held back in training.
-        class_weight, foreground_weight: of `cst_loss`.
-        enhancer_steps: of the enhancer (`mixed`).
-        validation_pairs, validation_every: pairs of held-out classes, judged every so many steps.
-        features_gib: disk budget of the stored features.
-        training: optimiser and schedules.
-    """
-
-    backbone: str = "auto"
-    head: str = "cst"
-    head_settings: dict[str, Any] = field(default_factory=dict)
-    supervision: Supervision = "image"
-    mask_share: float = 1.0
-    image_size: int = 256
-    target_size: int | None = None
-    fold: int | None = None
-    folds: int | None = None
-    class_split: str | None = None
-    class_level: Literal["top", "leaf"] = "top"
-    held_out: float = 0.2
-    pairs: int = 12
-    draw: Literal["photos", "classes"] = "photos"
-    guessed_supports: float = 0.0
-    class_weight: float = 0.1
-    foreground_weight: float = 1.0
-    enhancer_steps: int = 400
-    validation_pairs: int = 240
-    validation_every: int = 250
-    features_gib: float = 10.0
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(steps=2000))
-
-    def __post_init__(self) -> None:
-        for name, low in (("mask_share", 0.0), ("guessed_supports", 0.0), ("held_out", 0.0)):
-            if not low <= getattr(self, name) <= 1:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; expected a share in [0, 1].")
-        if self.head != "cst":
-            raise InvalidInput(f"head is {self.head!r}; the dense head that trains is 'cst'.")
-        if self.pairs < 1 or self.enhancer_steps < 1 or self.validation_pairs < self.pairs:
-            raise InvalidInput(
-                f"pairs, enhancer_steps and validation_pairs are {self.pairs}, {self.enhancer_steps} and "
-                f"{self.validation_pairs}; expected at least 1, 1 and pairs."
-            )
-        if self.features_gib <= 0:
-            raise InvalidInput(f"features_gib is {self.features_gib}; expected a positive number.")
 
 
 @dataclass(frozen=True)
@@ -192,53 +115,6 @@ class DenseRun:
         yield f"Use it: fewsight segment LABELLED PHOTOS --head {self.folder / 'model'} --out RUN"
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Class ids for training, for choosing the weights and (where known) for the test; rows of each."""
-
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-    test: tuple[int, ...]
-    train_rows: NDArray[numpy.int64]
-    val_rows: NDArray[numpy.int64]
-    test_rows: NDArray[numpy.int64]
-
-
-def sides_of(collection: Collection, recipe: DenseRecipe, seed: int) -> Sides:
-    """Which classes and photos are for what; no photo is on two sides.
-
-    Raises:
-        InvalidInput: a class split does not fit, or too few classes are left.
-    """
-    everything = numpy.arange(len(collection))
-    if recipe.class_split is not None:
-        listed = split_class_names(recipe.class_split)
-        here = set(collection.classes)
-        # A folder of training photos alone has none of the test classes.
-        listed = {part: names for part, names in listed.items() if part == "train" or here & set(names)}
-        named = split_classes(collection, listed)
-        base, novel = tuple(named["train"]), tuple(named.get("test", ()))
-        rest, test_rows = divided(collection, novel, everything, seed=seed)
-        chosen = tuple(named.get("val", ()))
-    else:
-        if recipe.fold is None:
-            counts = collection.counts()
-            base = tuple(k for k in range(len(collection.classes)) if counts[k] >= 2)
-            novel, rest, test_rows = (), everything, everything[:0]
-        else:
-            fold = class_fold(collection, recipe.fold, folds=recipe.folds, seed=seed)
-            base, novel, rest, test_rows = fold
-        chosen = ()
-    if not chosen and recipe.held_out > 0 and len(base) > 3:
-        held = held_out_split(len(base), recipe.held_out, seed)
-        chosen = tuple(base[k] for k in held["val"])
-        if len(chosen) < 2:  # a pair needs two classes
-            chosen = (*chosen, *(c for c in base if c not in chosen))[:2]
-        base = tuple(c for c in base if c not in chosen)
-    train_rows, val_rows = divided(collection, chosen, rest, seed=seed, share=recipe.held_out or 0.2)
-    return Sides(base, chosen, novel, train_rows, val_rows, test_rows)
-
-
 def metatrain_dense(
     data: str | Path,
     out: str | Path,
@@ -280,34 +156,6 @@ def metatrain_dense(
         record_run(folder, record, resume=resume)
         with FeatureCache(limit=int(chosen.features_gib * 2**30)) as cache:
             return _Run(chosen, folder, seed, loaded, photos).run(cache, workers)
-
-
-class TrainingPhotos(NamedTuple):
-    """Photos, sentences about them, and how masks are read where a published benchmark says so."""
-
-    collection: Collection
-    remarks: tuple[str, ...]
-    read: ReadMap | None
-
-
-def training_photos(data: str | Path, recipe: DenseRecipe) -> TrainingPhotos:
-    """The photos of a folder; of Pascal-5i, COCO-20i and FSS-1000 those that the published lists train on.
-
-    Raises:
-        InvalidInput: a published benchmark without `fold`, or nothing that fits.
-    """
-    found = find_benchmark(data)
-    if found is None:
-        reading = read_layout(data, class_level=recipe.class_level)
-        return TrainingPhotos(reading.collection, reading.warnings, None)
-    name = found[0]
-    if recipe.fold is None and FOLDS[name] > 1:
-        raise InvalidInput(
-            f"{data} is {name}: say which fold is kept back for the test, for example --set fold=0."
-        )
-    benchmark = read_benchmark(data, name, fold=recipe.fold or 0, part="train")
-    remark = f"{name}, published training list of fold {benchmark.fold}: {len(benchmark.collection)} photos."
-    return TrainingPhotos(benchmark.collection, (remark,), benchmark.label_map)
 
 
 def squashed(backbone: Backbone, side: int) -> Backbone:
