@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewsight.data.decode import decode
 from fewsight.errors import UnreadableImage
 from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.thumbnails import Album, Thumbnail
 from fewsight.report.wording import counted
-
-if TYPE_CHECKING:
-    from fewsight.workflows.neighbours import NeighboursFound, Photo
+from fewsight.workflows.neighbours_result import NeighboursFound, Photo
 
 __all__ = ["report_neighbours"]
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fewsight import __version__
 from fewsight.backbones.encode import Encoder
 from fewsight.backbones.feature_cache import FeatureCache
 from fewsight.classifier import FewShotClassifier
-from fewsight.data.reading import nothing_there, photos_of
+from fewsight.data.reading import nothing_there
 from fewsight.errors import InvalidInput, UnreadableImage
-from fewsight.evaluation.intervals import Interval, proportion_interval
+from fewsight.evaluation.intervals import proportion_interval
 from fewsight.files import run_folder, sha256
 from fewsight.predictions import STATUSES, Prediction
 from fewsight.progress import Progress, duration, quieted, say
@@ -32,6 +32,7 @@ from fewsight.workflows.pile import Pile, read_pile
 from fewsight.workflows.prediction_exports import ExportFacts, check_exports, export_rows
 from fewsight.workflows.prediction_files import PartFile, StoredPredictions, write_tables
 from fewsight.workflows.prediction_report import report_predictions
+from fewsight.workflows.prediction_result import PredictionRun
 from fewsight.workflows.run_record import RunRecord, record_run
 from fewsight.workflows.sort_photos import sort_photos
 from fewsight.workflows.truth import Truth, read_truth
@@ -39,61 +40,6 @@ from fewsight.workflows.truth import Truth, read_truth
 __all__ = ["PredictionRun", "predict"]
 
 PART = 512  # photos whose rows are written together; a killed run repeats at most so many
-
-
-@dataclass(frozen=True)
-class PredictionRun:
-    """What a run of `predict` gave.
-
-    Attributes:
-        folder: with `predictions.csv`, `predictions.jsonl`, `report.html`, `model/` and `run.yaml`.
-        rows: one `Prediction` for each photo, read from the disk when asked for.
-        counts: photos by status.
-        expected: accuracy to expect, from the support alone; NaN where it could not be judged.
-        accuracy: on photos whose truth is known, else None.
-        remarks: sentences that a person should read.
-        next_steps: commands.
-    """
-
-    folder: Path
-    rows: StoredPredictions
-    counts: dict[str, int]
-    expected: Interval
-    expected_sentence: str
-    accuracy: Interval | None = None
-    remarks: tuple[str, ...] = ()
-    next_steps: tuple[str, ...] = ()
-
-    def with_next_steps(self, *steps: str) -> PredictionRun:
-        """The same with other next steps."""
-        return replace(self, next_steps=steps)
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
-        return {
-            "folder": str(self.folder),
-            "photos": len(self.rows),
-            "status": self.counts,
-            "expected_accuracy": _plain(self.expected),
-            "accuracy": None if self.accuracy is None else _plain(self.accuracy),
-            "remarks": list(self.remarks),
-        }
-
-    def sentences(self) -> Iterator[str]:
-        """The result in words."""
-        told = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
-        yield f"{photos_of(len(self.rows))}: {told or 'none'}."
-        if self.accuracy is not None:
-            known = photos_of(self.accuracy.n)
-            yield f"Right, of {known} with an answer whose class is known: {self.accuracy.percent()}."
-        yield from self.remarks
-        yield f"Report: {self.folder / 'report.html'}"
-        yield from self.next_steps
-
-
-def _plain(interval: Interval) -> dict[str, float | int | None]:
-    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    return {name: None if value != value else value for name, value in values.items()} | {"n": interval.n}
 
 
 def predict(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
@@ -21,9 +21,7 @@ from fewsight.report.tally import Tally
 from fewsight.workflows.classifier_for import backbone_name
 from fewsight.workflows.labelled_photos import LabelledPhotos
 from fewsight.workflows.pile import Pile
-
-if TYPE_CHECKING:
-    from fewsight.workflows.predict import PredictionRun
+from fewsight.workflows.prediction_result import PredictionRun
 
 __all__ = ["report_predictions"]
 
