@@ -75,6 +75,13 @@ def test_multi_label(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidInput, match="2 labels"):
         evaluate(pile, protocol="knn", **SETTINGS)
+    paired = evaluate(pile, protocol="multi-label", against="conv4", **SETTINGS)
+    assert figures(paired)["mAP (average)"] == figures(found)["mAP (average)"]
+    difference = paired.comparisons["mAP (average)"].difference
+    assert difference.mean == pytest.approx(
+        figures(paired)["mAP (average)"] - figures(paired)["mAP (average) of conv4"]
+    )
+    assert difference.low <= difference.mean <= difference.high
 
 
 def test_groups_never_stand_on_both_sides(tmp_path: Path) -> None:
@@ -106,8 +113,6 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
         evaluate(data, protocol="knn", head="logistic", **SETTINGS)
     with pytest.raises(InvalidInput, match="name a backbone"):
         evaluate(data, protocol="knn", against="matching", **SETTINGS)
-    with pytest.raises(InvalidInput, match="once for each"):
-        evaluate(data, protocol="multi-label", against="other", **SETTINGS)
 
 
 def write_halves(folder: Path, count: int = 8) -> Path:
@@ -135,6 +140,14 @@ def test_segmentation(tmp_path: Path) -> None:
     assert figures(found)["pixel accuracy"] > 0.8
     assert any("1 photos without a mask" in remark for remark in found.remarks)
     assert any("IoU of background" in remark for remark in found.remarks)
+    itself = evaluate(data, protocol="segmentation", against="fewsight-bundled", **settings)
+    assert (
+        itself.comparisons["mean IoU"].difference.mean == 0
+    )  # same photos, same draws: no difference at all
+    assert (
+        itself.comparisons["mean IoU"].difference.low == itself.comparisons["mean IoU"].difference.high == 0
+    )
+    assert figures(itself)["mean IoU of fewsight-bundled"] == figures(found)["mean IoU"]
     (tmp_path / "photos" / "classes.csv").write_text("id,name\n0,void\n255,stripes\n")
     alone = evaluate(data, protocol="segmentation", **settings)  # void counts nowhere: one class is left
     assert figures(alone)["mean IoU"] == 1

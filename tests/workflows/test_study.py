@@ -7,7 +7,7 @@ from photo_folders import write_labelled
 from fewsight.errors import InvalidInput
 from fewsight.workflows import study as module
 from fewsight.workflows.study import StudyRecipe, study
-from fewsight.workflows.study_report import findings_of
+from fewsight.workflows.study_report import findings_of, write_report
 
 TINY = """
 base:
@@ -48,6 +48,34 @@ def test_every_cell_and_seed_has_its_figures(finished):
     assert "3-way 1-shot accuracy" in table
     assert " with prototypes" not in table  # the reference stands in its own column alone
     assert (run.folder / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_protocol_judges_in_pairs(finished):
+    run, photos, options = finished
+    (photos.parent / "labels.csv").write_text(
+        "file,labels\n"
+        + "".join(
+            f"{path.relative_to(photos.parent)},{path.parent.name};{'even' if int(path.stem) % 2 else 'odd'}\n"
+            for path in sorted(photos.rglob("*.png"))
+        )
+    )
+    judged = [("multi-label", photos.parent / "labels.csv"), ("knn", photos)]
+    again = study(photos, run.folder.parent / "protocols", **{**options, "judge": judged})
+    measures = {(row["what"], row["measure"]) for row in again.rows}
+    assert measures == {
+        (what, measure)
+        for what in ("figure", "difference")
+        for measure in ("mAP (average)", again.rows[1]["measure"])
+    }
+    assert all("k-NN" in row["measure"] for row in again.rows if "knn" in row["judged_on"])
+
+
+def test_a_collapse_is_told_in_the_table(finished, tmp_path):
+    row = {"cell": "a", "seed": 0, "judged_on": "x", "what": "figure", "measure": "m", "n": 9}
+    rows = [{**row, "mean": 0.5, "low": 0.4, "high": 0.6}]
+    write_report(tmp_path, rows, "a", ["a, seed 0: At step 9: the run has collapsed: 1 of 64 prototypes."])
+    assert "- a, seed 0: At step 9: the run has collapsed" in (tmp_path / "study.md").read_text()
+    assert "collapsed" not in (finished[0].folder / "study.md").read_text()
 
 
 def test_finished_cells_are_never_made_again(finished, monkeypatch):

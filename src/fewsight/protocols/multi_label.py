@@ -18,6 +18,7 @@ from torch import Tensor
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
 from fewsight.evaluation.multilabel import average_precision, precision_recall_f1
+from fewsight.evaluation.resampled import Resampled
 from fewsight.heads.logistic import processed, solve
 from fewsight.seeding import numpy_generator
 from fewsight.shapes import check_shapes
@@ -35,12 +36,18 @@ class MultiLabelResult:
     Attributes:
         judged: bool [K], classes with positives and negatives to learn from; the others have no score.
         average_precisions: of each judged class, `average` convention, [judged classes]; NaN without a positive.
-        figures: name of a measure -> value with its 95 % interval (bootstrap over the test photos).
+        resampled: name of a measure -> its value, and that of each draw of the test photos; the draws are a function
+            of the seed and the number of photos.
     """
 
     judged: Tensor
     average_precisions: Tensor
-    figures: dict[str, Interval]
+    resampled: dict[str, Resampled]
+
+    @property
+    def figures(self) -> dict[str, Interval]:
+        """Name of a measure -> value with its 95 % interval (bootstrap over the test photos)."""
+        return {name: found.interval for name, found in self.resampled.items()}
 
 
 def one_vs_rest(train: Tensor, membership: Tensor, test: Tensor, *, penalty: float = 0.1) -> Tensor:
@@ -125,14 +132,7 @@ def evaluate_multi_label(
         rows = torch.from_numpy(generator.integers(0, len(test), len(test)))
         for name, value in multi_label_figures(scores[rows], targets[rows]).items():
             again[name].append(value)
-    figures = {name: _interval(value, again[name], len(test)) for name, value in values.items()}
-    return MultiLabelResult(judged, average_precision(scores, targets), figures)
-
-
-def _interval(value: float, again: list[float], n: int) -> Interval:
-    """Quantiles of the resampled values about their own mean: repeated photos alone raise average precision."""
-    known = [number for number in again if number == number]
-    if not known:
-        return Interval(value, float("nan"), float("nan"), n)
-    low, high = (value + numpy.quantile(known, [0.025, 0.975]) - numpy.mean(known)).clip(0, 1).tolist()
-    return Interval(value, low, high, n)
+    resampled = {
+        name: Resampled(value, numpy.array(again[name]), len(test)) for name, value in values.items()
+    }
+    return MultiLabelResult(judged, average_precision(scores, targets), resampled)

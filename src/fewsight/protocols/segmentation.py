@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
+from fewsight.evaluation.resampled import Resampled
 from fewsight.evaluation.segmentation import segmentation_metrics
 from fewsight.seeding import numpy_generator
 from fewsight.shapes import check_shapes
@@ -62,12 +62,22 @@ class SegmentationResult:
 
     Attributes:
         iou: of each class over all pixels, float64 [K]; NaN for a class that is in no mask and no answer.
-        miou, accuracy: with 95 % intervals (bootstrap over photos).
+        resampled: `mean IoU` and `pixel accuracy`, and those of each draw of the photos; the draws are a function of
+            the seed and the number of photos.
     """
 
     iou: Tensor
-    miou: Interval
-    accuracy: Interval
+    resampled: dict[str, Resampled]
+
+    @property
+    def miou(self) -> Interval:
+        """With its 95 % interval (bootstrap over photos)."""
+        return self.resampled["mean IoU"].interval
+
+    @property
+    def accuracy(self) -> Interval:
+        """Share of right pixels, likewise."""
+        return self.resampled["pixel accuracy"].interval
 
 
 def patch_targets(labels: Tensor, grid: tuple[int, int], num_classes: int, ignore_index: int = -1) -> Tensor:
@@ -167,11 +177,11 @@ def judge_segmentation(
     times = numpy_generator(seed, "segmentation resamples").multinomial(M, [1 / M] * M, size=resamples)
     again = torch.einsum("rm,mck->rck", torch.from_numpy(times).double(), sums)
     total = sums.sum(0)
-    return SegmentationResult(
-        _iou(total),
-        _interval(_iou(total).nanmean(), _iou(again).nanmean(-1), M),
-        _interval(_accuracy(total), _accuracy(again), M),
-    )
+    resampled = {
+        "mean IoU": Resampled(float(_iou(total).nanmean()), _iou(again).nanmean(-1).numpy(), M),
+        "pixel accuracy": Resampled(float(_accuracy(total)), _accuracy(again).numpy(), M),
+    }
+    return SegmentationResult(_iou(total), resampled)
 
 
 def _iou(sums: Tensor) -> Tensor:
@@ -182,13 +192,3 @@ def _iou(sums: Tensor) -> Tensor:
 
 def _accuracy(sums: Tensor) -> Tensor:
     return sums[..., 0, :].sum(-1) / sums[..., 1, :].sum(-1)
-
-
-def _interval(value: Tensor, again: Tensor, n: int) -> Interval:
-    """Quantiles of the resampled values about their own mean: photos left out of a resample shift rare classes."""
-    known = again[~again.isnan()].numpy()
-    if n < 2 or not len(known):
-        return Interval(float(value), float("nan"), float("nan"), n)
-    ends = float(value) + numpy.quantile(known, [0.025, 0.975]) - known.mean()
-    low, high = ends.clip(0, 1).tolist()
-    return Interval(float(value), low, high, n)

@@ -117,11 +117,12 @@ class _Run:
     ) -> None:
         """The rival on the same episodes."""
         second = self._judged(rival, other, part)
-        self._add(part, f"accuracy of {rival.name}", second)
+        self._add(part, f"accuracy of {rival.name}", second, of_rival=True)
         self.comparisons[part.name] = compare_results(found, second, (model.name, rival.name))
 
-    def _add(self, part: AnyPart, metric: str, found: EpisodeResult) -> None:
-        result = Result(self.task.dataset, part.way or None, part.shot or None, metric, found.accuracy)
+    def _add(self, part: AnyPart, metric: str, found: EpisodeResult, *, of_rival: bool = False) -> None:
+        way, shot = part.way or None, part.shot or None
+        result = Result(self.task.dataset, way, shot, metric, found.accuracy, of_rival)
         self.results.append(result)
 
     def _judged(self, model: JudgedModel, encoded: EncodedData, part: AnyPart) -> EpisodeResult:

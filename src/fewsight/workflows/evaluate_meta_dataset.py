@@ -120,7 +120,7 @@ class _Run:
             )
         second = self._judged(self.rival, other, kept, len(photos.classes))
         metric = f"accuracy of {self.rival.name}"
-        self.results.append(Result(photos.source, None, None, metric, second.accuracy))
+        self.results.append(Result(photos.source, None, None, metric, second.accuracy, of_rival=True))
         names = (self.model.name, self.rival.name)
         self.comparisons[photos.source] = compare_results(found, second, names)
 

@@ -19,13 +19,14 @@ WORST = 3  # pairs of classes in words
 
 @dataclass(frozen=True)
 class Result:
-    """One figure: a measure of a data set at a way and shot, with its interval."""
+    """One figure: a measure of a data set at a way and shot, with its interval; of what is judged, or of its rival."""
 
     dataset: str
     way: int | None
     shot: int | None
     metric: str
     value: Interval
+    of_rival: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""

@@ -81,15 +81,3 @@ class EvaluationTask:
             raise InvalidInput(
                 f"{self.protocol} judges backbones: --against {self.against} names a head; name a backbone."
             )
-
-    def without_rival(self) -> None:
-        """For protocols whose figures belong to the whole test set.
-
-        Raises:
-            InvalidInput: a comparison is asked for.
-        """
-        if self.against is not None:
-            raise InvalidInput(
-                f"{self.protocol} figures belong to the whole test set and have no pairs: run `fewsight evaluate` "
-                "once for each backbone."
-            )

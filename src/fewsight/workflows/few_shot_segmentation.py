@@ -248,7 +248,9 @@ class _Run:
             of = "" if name == next(iter(self.heads)) else f" of {name}"
             of += " (the best level on these episodes)" if name == oracle else ""
             for metric, values in self._metrics(each):
-                results.append(Result(self.task.dataset, way, shot, metric + of, mean_over(values)))
+                results.append(
+                    Result(self.task.dataset, way, shot, metric + of, mean_over(values), of_rival=bool(of))
+                )
         return results
 
     def _metrics(self, figures: list[FewShotFigures]) -> Iterator[tuple[str, list[Any]]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Comparison, Interval, compare, proportion_interval
+from fewsight.evaluation.resampled import Resampled, compare_resampled
 from fewsight.progress import say
 from fewsight.protocols.low_shot import METHODS, evaluate_low_shot
 from fewsight.protocols.multi_label import evaluate_multi_label
@@ -31,13 +32,22 @@ SWEPT = (
 
 @dataclass(frozen=True)
 class _Figure:
-    """One measure; `values` are its parts (draws or photos), for pairs, None where it has none."""
+    """One measure, with what pairs are made of: `values` are its parts (draws or photos), or it is `resampled`."""
 
     metric: str
     value: Interval
     values: NDArray[numpy.float64] | None = None
     way: int | None = None
     shot: int | None = None
+    resampled: Resampled | None = None
+
+    def against(self, other: _Figure, names: tuple[str, str], unit: str) -> Comparison:
+        """The paired difference from another backbone's."""
+        if self.resampled is not None and other.resampled is not None:
+            return compare_resampled(self.resampled, other.resampled, names=names, unit=unit)
+        assert self.values is not None
+        assert other.values is not None
+        return compare(self.values, other.values, names=names, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,6 @@ def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
     task.without_head()
     task.without_lists()
     protocol = _PROTOCOLS[task.protocol]
-    if protocol is _multi_label:
-        task.without_rival()
     model, encoded = model_and_data(task)
     for remark in encoded.remarks:
         say(remark)
@@ -76,14 +84,13 @@ def evaluate_on_splits(task: EvaluationTask) -> Evaluation:
         second = protocol(other, sides, task.seed)
         for ours, theirs in zip(found.figures, second.figures, strict=True):
             results.append(_result(task.dataset, theirs, f" of {rival.backbone}"))
-            if ours.values is not None and theirs.values is not None:
-                comparisons[_words(ours)] = compare(ours.values, theirs.values, names=names, unit=found.unit)
+            comparisons[_words(ours)] = ours.against(theirs, names, found.unit)
     remarks = (*encoded.remarks, *apart.remarks, *sides.remarks, *found.remarks)
     return Evaluation(task.protocol, None, tuple(results), comparisons, found.recalls, remarks)
 
 
 def _result(dataset: str, figure: _Figure, of: str = "") -> Result:
-    return Result(dataset, figure.way, figure.shot, figure.metric + of, figure.value)
+    return Result(dataset, figure.way, figure.shot, figure.metric + of, figure.value, of_rival=bool(of))
 
 
 def _words(figure: _Figure) -> str:
@@ -176,7 +183,7 @@ def _multi_label(encoded: EncodedData, sides: TrainAndTest, seed: int) -> _Found
         remarks.append(
             f"{empty} classes are in no test photo; mAP is the mean over the other {len(names) - empty}."
         )
-    figures = [_Figure(metric, value) for metric, value in found.figures.items()]
+    figures = [_Figure(metric, drawn.interval, resampled=drawn) for metric, drawn in found.resampled.items()]
     return _Found(figures, {}, remarks, "photos")
 
 

@@ -18,9 +18,11 @@ from fewsight.data.collection import Collection
 from fewsight.data.layouts import read_layout
 from fewsight.data.masks import label_map, read_mask_names
 from fewsight.errors import InvalidInput
+from fewsight.evaluation.resampled import compare_resampled
 from fewsight.progress import Progress
 from fewsight.protocols.segmentation import (
     LinearSegmentation,
+    SegmentationResult,
     fit_linear_segmentation,
     judge_segmentation,
     patch_targets,
@@ -50,35 +52,47 @@ def evaluate_on_masks(task: EvaluationTask) -> Evaluation:
     """
     task.without_head()
     task.without_lists()
-    task.without_rival()
     if is_embedding(task.source):
         raise InvalidInput(
             f"segmentation needs masks, and {task.source} holds features: give the photos themselves."
         )
-    encoder = _whole_photo_encoder(task)
+    encoder, rival = _whole_photo_encoder(task, task.backbone), None
+    if task.against is not None:
+        rival = _whole_photo_encoder(task, task.against)
     collection, remarks = _masked_photos(task)
     apart = kept_apart(collection, task.group_by, task.workers)
     sides = train_and_test(collection, apart.groups, duplicates=apart.duplicates, seed=task.seed)
     remarks += [*apart.remarks, *sides.remarks]
-    run = _Run(encoder, _Classes.of(collection), task.workers, task.seed, remarks)
-    layer = run.learn(collection.select(sides.train))
-    found = judge_segmentation(
-        run.answers(collection.select(sides.test), layer), run.classes.count, seed=task.seed
-    )
-    recalls = dict(zip(run.classes.names, found.iou.tolist(), strict=True))
-    results = (
-        Result(task.dataset, None, None, "mean IoU", found.miou),
-        Result(task.dataset, None, None, "pixel accuracy", found.accuracy),
-    )
-    run.remarks += [
-        f"IoU of {name}: {100 * value:.1f} %." for name, value in recalls.items() if value == value
+    classes = _Classes.of(collection)
+    photos = collection.select(sides.train), collection.select(sides.test)
+    found = _Run(encoder, classes, task.workers, task.seed, remarks).judged(*photos)
+    results, comparisons = _results(task.dataset, found), {}
+    if rival is not None:
+        other = _Run(rival, classes, task.workers, task.seed, []).judged(*photos)
+        results += _results(task.dataset, other, f" of {rival.backbone.name}")
+        names = (encoder.backbone.name, rival.backbone.name)
+        comparisons = {
+            name: compare_resampled(drawn, other.resampled[name], names=names)
+            for name, drawn in found.resampled.items()
+        }
+    remarks += [
+        f"IoU of {name}: {100 * value:.1f} %."
+        for name, value in zip(classes.names, found.iou.tolist(), strict=True)
+        if value == value
     ]
-    return Evaluation(task.protocol, None, results, {}, {}, tuple(run.remarks))
+    return Evaluation(task.protocol, None, tuple(results), comparisons, {}, tuple(remarks))
 
 
-def _whole_photo_encoder(task: EvaluationTask) -> Encoder:
+def _results(dataset: str, found: SegmentationResult, of: str = "") -> list[Result]:
+    return [
+        Result(dataset, None, None, name + of, drawn.interval, of_rival=bool(of))
+        for name, drawn in found.resampled.items()
+    ]
+
+
+def _whole_photo_encoder(task: EvaluationTask, backbone: str) -> Encoder:
     """An encoder of patch tokens that sees the whole photo, not the centre of it, as masks are of the whole."""
-    loaded = load_backbone(task.backbone, image_size=task.image_size)
+    loaded = load_backbone(backbone, image_size=task.image_size)
     loaded.transform = replace(loaded.transform, mode="squash", crop_fraction=1.0)
     return Encoder(
         loaded, Request(), precision=task.precision, device=task.device, batch_size=task.batch_size
@@ -142,6 +156,12 @@ class _Run:
     workers: int | None
     seed: int
     remarks: list[str]
+
+    def judged(self, learnt: Collection, photos: Collection) -> SegmentationResult:
+        """Learn from some photos, judge on others."""
+        return judge_segmentation(
+            self.answers(photos, self.learn(learnt)), self.classes.count, seed=self.seed
+        )
 
     def learn(self, photos: Collection) -> LinearSegmentation:
         """Fit the layer on a sample of the patches of each photo."""

@@ -31,6 +31,13 @@ from fewsight.workflows.study_report import write_report
 
 __all__ = ["JudgedSet", "StudyRecipe", "StudyRun", "study"]
 
+# Of protocols with several measures the usual one alone: the more are compared, the more differ by chance.
+MEASURES = {
+    "knn": "accuracy, k-NN with k = 20",
+    "multi-label": "mAP (average)",
+    "segmentation": "mean IoU",
+}
+
 
 @dataclass(frozen=True)
 class StudyRecipe:
@@ -170,7 +177,13 @@ def study(
             for name in chosen.cells
             for row in _judged_rows(folder, chosen, name, seed, sets, episodes, options)
         ]
-        findings = write_report(folder, rows, chosen.reference)
+        alarms = [
+            sentence
+            for seed in range(chosen.seeds)
+            for name in chosen.cells
+            for sentence in _alarms(folder, name, seed)
+        ]
+        findings = write_report(folder, rows, chosen.reference, alarms)
         return StudyRun(folder, tuple(rows), findings)
 
 
@@ -210,6 +223,15 @@ def _train_cells(
     return ()
 
 
+def _alarms(folder: Path, name: str, seed: int) -> Iterator[str]:
+    """What the watch told while a cell was trained."""
+    kept = _place(folder, name, seed) / "verdict.json"
+    if kept.exists():
+        for remark in json.loads(kept.read_text(encoding="utf-8"))["remarks"]:
+            if "collapsed" in remark:
+                yield f"{name}, seed {seed}: {remark}"
+
+
 def _judged_rows(
     folder: Path,
     recipe: StudyRecipe,
@@ -245,12 +267,16 @@ def _judged_rows(
 
 def _rows(found: Evaluation, name: str, seed: int, judged: JudgedSet) -> list[dict[str, Any]]:
     common = {"cell": name, "seed": seed, "judged_on": judged.name}
+    wanted = MEASURES.get(judged.protocol, "accuracy")
     rows: list[dict[str, Any]] = [
         {**common, "what": "figure", "measure": _measure(result.as_dict()), **_ends(result.as_dict())}
         for result in found.results
-        if " with " not in result.metric  # the reference's own figures stand in its own rows
+        # the reference's own figures stand in its own rows
+        if result.metric.startswith(wanted) and "curve" not in result.metric and not result.of_rival
     ]
     for what, comparison in found.comparisons.items():
+        if judged.protocol in MEASURES and not what.startswith(wanted):
+            continue
         difference = comparison.difference
         ends = {"mean": difference.mean, "low": difference.low, "high": difference.high, "n": difference.n}
         rows.append({**common, "what": "difference", "measure": what, **ends})

@@ -16,11 +16,17 @@ Row = dict[str, Any]
 COLUMNS = ("judged_on", "measure", "cell", "seed", "what", "mean", "low", "high", "n")
 
 
-def write_report(folder: Path, rows: Sequence[Row], reference: str) -> tuple[str, ...]:
-    """Write `study.csv`, `study.md` and `study.png`; the findings in words."""
+def write_report(
+    folder: Path, rows: Sequence[Row], reference: str, alarms: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Write `study.csv`, `study.md` and `study.png`; the findings in words.
+
+    Args:
+        alarms: what was told of runs that collapsed, for the table.
+    """
     findings = findings_of(rows, reference)
     write_text(folder / "study.csv", _csv(rows))
-    write_text(folder / "study.md", _markdown(rows, reference, findings))
+    write_text(folder / "study.md", _markdown(rows, reference, findings, alarms))
     _draw(folder / "study.png", rows)
     return findings
 
@@ -65,7 +71,7 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _markdown(rows: Sequence[Row], reference: str, findings: Sequence[str]) -> str:
+def _markdown(rows: Sequence[Row], reference: str, findings: Sequence[str], alarms: Sequence[str]) -> str:
     figures = [row for row in rows if row["what"] == "figure"]
     cells = list(dict.fromkeys(row["cell"] for row in figures))
     seeds = sorted({row["seed"] for row in figures})
@@ -81,7 +87,8 @@ def _markdown(rows: Sequence[Row], reference: str, findings: Sequence[str]) -> s
             entries.append(" / ".join(_percent(row) for row in own))
         lines.append(f"| {judged} | {measure} | {' | '.join(entries)} |")
     head = f"Percent with 95 % intervals, one figure for each of {len(seeds)} seeds. Reference: {reference}."
-    return "\n".join([head, "", *lines, "", *(f"- {sentence}" for sentence in findings), ""])
+    told = ["", "Told while they were trained:", "", *(f"- {alarm}" for alarm in alarms)] if alarms else []
+    return "\n".join([head, "", *lines, "", *(f"- {sentence}" for sentence in findings), *told, ""])
 
 
 def _percent(row: Row) -> str:
