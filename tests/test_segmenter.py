@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from fewsight.data.scenes import Scene, Scenes
 from fewsight.errors import IncompatibleModel, InvalidInput, UnreadableImage
-from fewsight.segmenter import FewShotSegmenter, _map_size, _tiles, labels_of_maps
+from fewsight.segmenter import FewShotSegmenter
 
 SCENES = Scenes(seed=0, size=96, objects=(1, 1))
 ONE, TWO = SCENES.classes[:2]
@@ -155,21 +155,10 @@ def test_many_classes_on_a_large_photo_stay_within_memory(
 ) -> None:
     photos, _, _ = support()
     whole = fitted.predict(photos)
-    monkeypatch.setattr("fewsight.segmenter.MAP_SIDE", 48)
-    assert _map_size((96, 192)) == (24, 48)
+    monkeypatch.setattr("fewsight.photo_maps.MAP_SIDE", 48)
     small = fitted.predict(photos)
     assert [found.shape for found in small] == [found.shape for found in whole]
     assert numpy.mean([(a == b).mean() for a, b in zip(small, whole, strict=True)]) > 0.97
-
-
-def test_labels_follow_presence_and_threshold() -> None:
-    maps = numpy.array([[[255, 128], [0, 100]], [[255, 200], [10, 140]]], dtype=numpy.uint8)
-    both = numpy.array([True, True])
-    assert labels_of_maps(maps, both, (2, 2)).tolist() == [[1, 2], [0, 2]]
-    assert labels_of_maps(maps, numpy.array([True, False]), (2, 2)).tolist() == [[1, 1], [0, 0]]
-    assert labels_of_maps(maps, both, (2, 2), threshold=0.6).tolist() == [[1, 2], [0, 0]]
-    assert labels_of_maps(maps, both, (5, 7)).shape == (5, 7)
-    assert not labels_of_maps(maps, numpy.array([False, False]), (2, 2)).any()
 
 
 def test_thresholds_need_no_second_look(fitted: FewShotSegmenter) -> None:
@@ -189,15 +178,6 @@ def test_thresholds_need_no_second_look(fitted: FewShotSegmenter) -> None:
     with pytest.raises(InvalidInput, match="threshold is 1"):
         segmenter.set_thresholds(foreground=1)
     fitted.set_thresholds(presence=0.5, foreground=0.5)
-
-
-def test_tiles_cover_the_photo_and_overlap() -> None:
-    seen = numpy.zeros((301, 200), dtype=int)
-    for top, bottom, left, right in _tiles((301, 200), 3):
-        assert bottom - top == 151
-        seen[top:bottom, left:right] += 1
-    assert seen.min() >= 1
-    assert seen.max() <= 6  # a pixel where the parts' edges round inwards
 
 
 def test_tiles_find_what_is_small(fitted: FewShotSegmenter) -> None:

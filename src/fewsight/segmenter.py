@@ -7,14 +7,12 @@ marks no pixel: "not here" is an answer.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -32,28 +30,24 @@ from fewsight.heads.vectors import unit
 from fewsight.model import read_model, write_model
 from fewsight.names import DENSE_HEADS, resolve
 from fewsight.photo_input import checked_labels, file_names, is_photos
+from fewsight.photo_maps import (
+    MAP_SIDE,
+    MOST_TILES,
+    PhotoSegments,
+    labels_of_maps,
+    map_size,
+    overlapping_parts,
+)
 from fewsight.predictions import SupportMatch
 from fewsight.progress import say
 from fewsight.seeding import stream_seed
 from fewsight.trained_heads import is_head_folder, read_cst, shipped_cst
-from fewsight.whole_photos import Size, WholePhotoEncoder, collection_masks
+from fewsight.whole_photos import Size, WholePhotoEncoder, checked_masks, collection_masks
 
-__all__ = ["FewShotSegmenter", "PhotoSegments", "labels_of_maps"]
+__all__ = ["FewShotSegmenter"]
 
-MAP_SIDE = 128  # pixels: longest side of the foreground maps that are kept
-MOST_TILES = 16  # parts along a side
-VOID = 255  # of masks, as heads read them
 NEAREST = 3  # support photos that are named for an answer
 SPEAKING = 0.02  # share of a photo's patches that name them
-
-
-class PhotoSegments(NamedTuple):
-    """One photo: `labels` int16 [H, W], 0 background, k + 1 = class k; `presence` probabilities [K]; `maps` uint8
-    [K, h, w], foreground probability times 255, from which other thresholds make other labels (`labels_of_maps`)."""
-
-    labels: NDArray[numpy.int16]
-    presence: NDArray[numpy.float64]
-    maps: NDArray[numpy.uint8]
 
 
 class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
@@ -131,7 +125,7 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         if masks is None and isinstance(X, Collection):
             masks = collection_masks(X, sizes, names)
         self.membership_ = membership(labels, self.classes_)
-        given = self._checked_masks(masks, sizes)
+        given = checked_masks(masks, sizes, self.membership_, names, self.files_)
         self.masked_ = sum(mask is not None for mask in given)
         conditioned = head.condition(Support(features, self.membership_, names, given))
         # what a saved model answers, this one answers: the state is kept in half precision
@@ -155,7 +149,7 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         """Label map and presence of each photo, from features of `photo_encoder()` and the photos' sizes."""
         check_is_fitted(self, "conditioned_")
         for row, size in enumerate(sizes):
-            found = self.conditioned_.segment(features.rows([row]), _map_size(size))
+            found = self.conditioned_.segment(features.rows([row]), map_size(size))
             presence = self._decided(found.presence.double())[0]
             yield self._segments(presence, found.foreground[0], size)
 
@@ -175,7 +169,7 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
         side = tuple(min(length, MAP_SIDE * tiles) for length in size)
         sums, counts = torch.zeros(len(self.classes_), *side), torch.zeros(side)
         answers = []
-        for top, bottom, left, right in [(0, size[0], 0, size[1]), *_tiles(size, tiles)]:
+        for top, bottom, left, right in [(0, size[0], 0, size[1]), *overlapping_parts(size, tiles)]:
             pixels = apply_transform(
                 numpy.ascontiguousarray(image[top:bottom, left:right]), encoder.backbone.transform
             )
@@ -320,43 +314,6 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
             head: Head = resolve("dense heads", self.head).for_backbone(encoder.backbone)
         return head.eval()
 
-    def _checked_masks(self, masks: Sequence[Any] | None, sizes: Sequence[Size]) -> tuple[Tensor | None, ...]:
-        if masks is None:
-            return (None,) * len(sizes)
-        if len(masks) != len(sizes):
-            raise InvalidInput(
-                f"masks has {len(masks)} entries for {len(sizes)} photos; use None for a photo without."
-            )
-        return tuple(
-            None if mask is None else self._checked_mask(numpy.asarray(mask), row, sizes[row])
-            for row, mask in enumerate(masks)
-        )
-
-    def _checked_mask(self, mask: NDArray[Any], row: int, size: Size) -> Tensor:
-        name, own = self.files_[row], self.membership_[row].nonzero()[:, 0].tolist()
-        if mask.shape != tuple(size) or mask.dtype.kind not in "biu":
-            raise InvalidInput(
-                f"the mask of {name} has shape {list(mask.shape)} and dtype {mask.dtype}; expected whole numbers or "
-                f"bool {list(size)}."
-            )
-        if mask.dtype == bool and len(own) != 1:
-            raise InvalidInput(
-                f"the mask of {name} is bool, but it has {len(own)} labels; give class numbers."
-            )
-        values = mask.astype(numpy.int64) * (own[0] + 1 if mask.dtype == bool else 1)
-        if values.size and not -1 <= values.min() <= values.max() <= len(self.classes_):
-            raise InvalidInput(
-                f"the mask of {name} reaches from {values.min()} to {values.max()}; expected -1 to "
-                f"{len(self.classes_)}."
-            )
-        for way in own:
-            if not (values == way + 1).any():
-                raise InvalidInput(
-                    f"the mask of {name} marks no pixel of {str(self.classes_[way])!r}, its label; mend the mask or "
-                    "the label, or leave the mask out."
-                )
-        return torch.from_numpy(numpy.where(values < 0, VOID, values).astype(numpy.int32))
-
     def _set_presence(self) -> None:
         """With a promise asked for: the threshold that gives it."""
         self.presence_: PresenceThreshold | None = None
@@ -394,43 +351,3 @@ class FewShotSegmenter(BaseEstimator):  # type: ignore[misc]
             SupportMatch(self.files_[row], str(self.classes_[column]), float(similarity[row]))
             for row, column in zip(ordered, columns, strict=True)
         )
-
-
-def _map_size(size: Size) -> Size:
-    """The size of the maps that are kept: the photo's, or smaller; a patch grid holds no more than this."""
-    share = min(1.0, MAP_SIDE / max(size))
-    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
-
-
-def _tiles(size: Size, tiles: int) -> Iterator[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) in pixels of `tiles` x `tiles` parts that overlap by half of a part."""
-    edges = []
-    for length in size:
-        extent = min(length, math.ceil(2 * length / (tiles + 1)))
-        starts = [round(k * (length - extent) / (tiles - 1)) for k in range(tiles)]
-        edges.append([(start, start + extent) for start in starts])
-    for top, bottom in edges[0]:
-        for left, right in edges[1]:
-            yield top, bottom, left, right
-
-
-def labels_of_maps(
-    maps: NDArray[numpy.uint8], present: NDArray[numpy.bool_], size: Size, *, threshold: float = 0.5
-) -> NDArray[numpy.int16]:
-    """Labels [H, W] from kept maps: k + 1 where class k is present and has the largest foreground of at least
-    `threshold`, else 0; class by class, so that memory does not grow with them.
-
-    Args:
-        maps: foreground probability times 255, [K, h, w]; enlarged bilinearly.
-        present: [K].
-        size: (H, W) of the photo in pixels.
-        threshold: in (0, 1).
-    """
-    best, labels = torch.full(size, threshold), torch.zeros(size, dtype=torch.int16)
-    for way in numpy.flatnonzero(present).tolist():
-        one = torch.from_numpy(maps[way]).float()[None, None] / 255
-        one = F.interpolate(one, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
-        # ties go to the lowest class; a first class from the threshold itself on
-        labels[(one > best) | ((one == best) & (labels == 0))] = way + 1
-        best = torch.maximum(best, one)
-    return labels.numpy()

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fewsight.backbones.backbone import Backbone
@@ -21,10 +23,11 @@ from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.heads.head import Head
 from fewsight.photo_input import PhotoEncoder, file_names
 
-__all__ = ["Size", "WholePhotoEncoder", "collection_masks"]
+__all__ = ["Size", "WholePhotoEncoder", "checked_masks", "collection_masks"]
 
 Size = tuple[int, int]
 
+VOID = 255  # of masks, as heads read them
 BUNDLED_SIDE = 256  # pixels: where the presence level of `Correspondence` was measured
 
 
@@ -94,6 +97,62 @@ def collection_masks(
         None if photo.mask is None else label_map(photo, size, classes, names, colours)
         for photo, size in zip(photos, sizes, strict=True)
     ]
+
+
+def checked_masks(
+    masks: Sequence[Any] | None,
+    sizes: Sequence[Size],
+    membership: Tensor,
+    classes: Sequence[str],
+    files: Sequence[str],
+) -> tuple[Tensor | None, ...]:
+    """Masks that a caller gave for the support photos, as heads read them: 0 background, k + 1 for `classes[k]`, 255
+    not known; None for a photo without.
+
+    Args:
+        masks: whole numbers or bool [H, W] a photo, or None; None: no photo has one. -1 stands for not known.
+        sizes: height and width of each photo.
+        membership: bool [S, K], which photo has which class.
+        classes, files: names, for the errors.
+
+    Raises:
+        InvalidInput: lengths differ, or a mask does not fit its photo or marks nothing of its class.
+    """
+    if masks is None:
+        return (None,) * len(sizes)
+    if len(masks) != len(sizes):
+        raise InvalidInput(
+            f"masks has {len(masks)} entries for {len(sizes)} photos; use None for a photo without."
+        )
+    own = [row.nonzero()[:, 0].tolist() for row in membership]
+    return tuple(
+        None if mask is None else _checked_mask(numpy.asarray(mask), size, ways, classes, file)
+        for mask, size, ways, file in zip(masks, sizes, own, files, strict=True)
+    )
+
+
+def _checked_mask(
+    mask: NDArray[Any], size: Size, own: Sequence[int], classes: Sequence[str], name: str
+) -> Tensor:
+    if mask.shape != tuple(size) or mask.dtype.kind not in "biu":
+        raise InvalidInput(
+            f"the mask of {name} has shape {list(mask.shape)} and dtype {mask.dtype}; expected whole numbers or "
+            f"bool {list(size)}."
+        )
+    if mask.dtype == bool and len(own) != 1:
+        raise InvalidInput(f"the mask of {name} is bool, but it has {len(own)} labels; give class numbers.")
+    values = mask.astype(numpy.int64) * (own[0] + 1 if mask.dtype == bool else 1)
+    if values.size and not -1 <= values.min() <= values.max() <= len(classes):
+        raise InvalidInput(
+            f"the mask of {name} reaches from {values.min()} to {values.max()}; expected -1 to {len(classes)}."
+        )
+    for way in own:
+        if not (values == way + 1).any():
+            raise InvalidInput(
+                f"the mask of {name} marks no pixel of {classes[way]!r}, its label; mend the mask or the label, or "
+                "leave the mask out."
+            )
+    return torch.from_numpy(numpy.where(values < 0, VOID, values).astype(numpy.int32))
 
 
 def _as_source(photo: Any) -> Any:

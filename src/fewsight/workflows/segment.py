@@ -19,11 +19,12 @@ from fewsight.data.loading import Outcome
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.files import run_folder, sha256
 from fewsight.heads.correspondence import ConditionedCorrespondence
+from fewsight.photo_maps import MOST_TILES, PhotoSegments
 from fewsight.predictions import SupportMatch
 from fewsight.progress import Progress, quieted, say
 from fewsight.report.facts import Licence, RunFacts, SupportPhoto
 from fewsight.report.segmentation import write_segmentation_report
-from fewsight.segmenter import MOST_TILES, FewShotSegmenter, PhotoSegments
+from fewsight.segmenter import FewShotSegmenter
 from fewsight.workflows.known_photos import KnownPhotos
 from fewsight.workflows.labelled_photos import LabelledPhotos, is_model_folder, read_labelled
 from fewsight.workflows.run_record import RunRecord, record_run

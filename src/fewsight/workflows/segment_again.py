@@ -15,10 +15,10 @@ import numpy
 
 from fewsight.data.layouts import read_layout
 from fewsight.errors import FewsightError, InvalidInput
+from fewsight.photo_maps import labels_of_maps
 from fewsight.progress import Progress
 from fewsight.report.facts import RunFacts, SupportPhoto
 from fewsight.report.segmentation import write_segmentation_report
-from fewsight.segmenter import labels_of_maps
 from fewsight.workflows.run_record import RunRecord, read_record, record_run
 from fewsight.workflows.segment_files import (
     ANSWERS,
