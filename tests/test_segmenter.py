@@ -192,3 +192,37 @@ def test_tiles_find_what_is_small(fitted: FewShotSegmenter) -> None:
     assert (parts.labels[144:240, 144:240] == 1).sum() > (whole.labels[144:240, 144:240] == 1).sum()
     with pytest.raises(InvalidInput, match="tiles is 17"):
         fitted.tiled_answer(picture, 17)
+
+
+def _iou(found: numpy.ndarray, truth: numpy.ndarray) -> float:
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
+def _gain(found: list[numpy.ndarray], objects: list[numpy.ndarray]) -> float:
+    """How much more each map covers the object of its own support than the other one; 0 where both maps are equal."""
+    own = _iou(found[0], objects[0]) + _iou(found[1], objects[1])
+    return own - _iou(found[0], objects[1]) - _iou(found[1], objects[0])
+
+
+@pytest.mark.parametrize("head", ["correspondence", "cst"])
+def test_the_mask_follows_the_support_and_not_what_is_salient(head: str) -> None:
+    """Scenes that show objects of two classes, asked once with the support of each: a map of what stands out is the
+    same for both supports and gains nothing."""
+    kinds = (6, 12)
+    alone, both = (Scenes(seed=0, split="all", size=160, objects=(n, n)) for n in (1, 2))
+    segmenters = []
+    for kind in kinds:
+        scenes = [alone.scene(shot, include=(kind,)) for shot in range(3)]
+        segmenter = FewShotSegmenter("fewsight-bundled", head, device="cpu", presence_threshold=0.01)
+        photos, masks = [scene.image for scene in scenes], [scene.mask == kind + 1 for scene in scenes]
+        segmenters.append(segmenter.fit(photos, ["object"] * 3, masks))
+    gains = []
+    for index in range(8):
+        scene = both.scene(30 + index, include=kinds)
+        objects = [scene.mask == kind + 1 for kind in kinds]
+        found = [segmenter.predict([scene.image])[0] > 0 for segmenter in segmenters]
+        salient = found[0] | found[1]
+        assert _gain([salient, salient], objects) == pytest.approx(0, abs=1e-12)
+        gains.append(_gain(found, objects))
+    assert numpy.mean(gains) > 0.03
+    assert sum(gain > 0 for gain in gains) >= 6
