@@ -279,6 +279,10 @@ class TestPhotos:
         places = [match.query for match in found.patches]
         apart = [numpy.hypot(a - c, b - d) for n, (a, b) in enumerate(places) for c, d in places[n + 1 :]]
         assert not apart or min(apart) > 2 / 4
+        for one in found.patches:  # and two on one labelled photo are apart there
+            for two in found.patches:
+                if one is not two and one.file == two.file:
+                    assert numpy.hypot(*numpy.subtract(one.support, two.support)) > 2 / 4
         x, y = found.patches[0].query
         assert heat[int(4 * y), int(4 * x)] == heat.max()  # the strongest place comes first
 

@@ -103,23 +103,35 @@ def _patches(
 ) -> tuple[MatchedPatch, ...]:
     """The places that speak most for a class, each with the support place that answered most for it."""
     found, rows = places.matches[which], _members(column, support).tolist()
+    answers = [(int(s), int(p)) for s, p in zip(found.support[0, :, 0], found.position[0, :, 0], strict=True)]
     return tuple(
         MatchedPatch(
             _centre(place, places.grid),
-            files[rows[int(found.support[0, place, 0])]],
-            _centre(int(found.position[0, place, 0]), places.support_grid),
+            files[rows[answers[place][0]]],
+            _centre(answers[place][1], places.support_grid),
             float(found.weight[0, place, 0]),
         )
-        for place in _spread(places.favour[which], places.grid)
+        for place in _spread(places, which, answers)
     )
 
 
-def _spread(favour: Tensor, grid: tuple[int, int]) -> list[int]:
-    """The places with the largest favour, none within `APART` steps of a stronger one."""
+def _spread(places: _Places, which: int, answers: list[tuple[int, int]]) -> list[int]:
+    """The places with the largest favour, none within `APART` steps of a stronger one on either photo.
+
+    Args:
+        answers: for each place which support answered most, and where in it.
+    """
+    wide, support_wide = places.grid[1], places.support_grid[1]
     chosen: list[int] = []
-    for place in favour.argsort(descending=True, stable=True).tolist():
-        row, column = divmod(place, grid[1])
-        if all(math.dist((row, column), divmod(other, grid[1])) > APART for other in chosen):
+
+    def repeats(place: int, other: int) -> bool:
+        (one, here), (another, there) = answers[place], answers[other]
+        if math.dist(divmod(place, wide), divmod(other, wide)) <= APART:
+            return True
+        return one == another and math.dist(divmod(here, support_wide), divmod(there, support_wide)) <= APART
+
+    for place in places.favour[which].argsort(descending=True, stable=True).tolist():
+        if not any(repeats(place, other) for other in chosen):
             chosen.append(place)
         if len(chosen) == PATCHES:
             break

@@ -86,6 +86,18 @@ def test_crops_keep_their_ranges(size: tuple[int, int]) -> None:
     assert 0.36 < float(share.median()) < 0.46
 
 
+@pytest.mark.parametrize("smallest", [0.25, 0.6, 1.0])
+def test_the_smallest_crop_is_a_setting(smallest: float) -> None:
+    tall, wide = crop_boxes(2000, (32, 32), generator(), smallest)[:, 2:].T
+    share = tall * wide / 1024
+    assert share.min() >= smallest
+    assert share.min() < smallest + 0.05
+    assert share.max() > 0.95
+    whole = simclr_views(pictures().float(), generator(), strength=0.0, smallest=1.0)
+    assert {tuple(box) for box in crop_boxes(9, (12, 12), generator(), 1.0).tolist()} == {(0, 0, 12, 12)}
+    assert whole.shape == (6, 3, 12, 12)
+
+
 def test_a_picture_too_thin_for_any_crop_stays_whole() -> None:
     assert crop_boxes(3, (1, 1), generator()).tolist() == [[0, 0, 1, 1]] * 3
 
@@ -173,6 +185,7 @@ def test_same_generator_same_views_and_inputs_stay() -> None:
         (torch.zeros(2, 1, 4, 4), {}, "images"),
         (torch.zeros(2, 3, 4, 4), {"strength": 1.3}, "strength is 1.3"),
         (torch.zeros(2, 3, 4, 4), {"blur": 2}, "blur 2"),
+        (torch.zeros(2, 3, 4, 4), {"smallest": 0}, "smallest is 0"),
     ],
 )
 def test_errors_name_the_argument(images: Tensor, settings: dict[str, float], named: str) -> None:

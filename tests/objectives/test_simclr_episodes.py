@@ -93,6 +93,13 @@ def test_queries_are_blurred_and_supports_are_not() -> None:
     assert (border[episode.roles == 1] < 0.99).any()
 
 
+def test_views_follow_the_settings() -> None:
+    """Whole, unblurred pictures without jitter are the photos, mirrored or not; flat ones show no mirror."""
+    still = SimclrEpisodes(fraction=1.0, strength=0.0, query_blur=0.0, smallest_crop=1.0)
+    episode = still.converted(pixels(), LABELS, ROLES, seed=0, step=3)
+    torch.testing.assert_close(episode.images, pixels()[episode.rows].float() / 255, atol=1e-4, rtol=0)
+
+
 def test_views_of_one_photo_differ_and_repeat() -> None:
     noise = torch.rand(11, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     one, other = (ALWAYS.converted(noise, LABELS, ROLES, seed=0, step=3) for _ in range(2))
@@ -140,6 +147,7 @@ def test_any_head_learns_from_them(head: Head) -> None:
     [
         ({"fraction": 1.5}, "fraction is 1.5"),
         ({"query_blur": -1}, "query_blur is -1"),
+        ({"smallest_crop": 1.5}, "smallest_crop is 1.5"),
         ({"selection": "last"}, "selection is 'last'"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 
+from fewsight import distributed
 from fewsight.backbones.bundled import load_bundled
 from fewsight.data.scene_folder import write_scenes
 from fewsight.data.splits import pascal5i_images
@@ -79,6 +80,22 @@ def test_every_supervision_gives_a_head(scenes: Path, tmp_path: Path, supervisio
         read_cst(tmp_path / "run" / "model", other)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one(scenes: Path, tmp_path: Path) -> None:
+    sgd = ("pairs=4", "training.optimiser=sgd", "training.weight_decay=0")
+    runs = [
+        trained(scenes, tmp_path / name, supervision="mixed", overrides=sgd, devices=devices)
+        for name, devices in (("one", 1), ("two", 2))
+    ]
+    assert runs[1].validation is not None
+    assert runs[1].best_step == runs[0].best_step
+    one, two = (read_model(tmp_path / name / "model").tensors for name in ("one", "two"))
+    for name, value in one.items():  # float32: sums over halves of a batch
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    with pytest.raises(InvalidInput, match=r"3 pairs cannot be cut .* --set pairs=4"):
+        trained(scenes, tmp_path / "odd", supervision="image", devices=2)
+
+
 def test_a_cut_run_ends_with_the_same_bits(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +152,7 @@ def test_wrong_settings_are_named(scenes: Path, tmp_path: Path) -> None:
         trained(scenes, tmp_path / "c", overrides=("head_settings={colour: red}",))
 
 
-def test_pairs_depend_on_their_number_alone(scenes: Path) -> None:
+def test_pairs_depend_on_their_number_alone(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fewsight.backbones.encode import Encoder
     from fewsight.backbones.feature_cache import FeatureCache
     from fewsight.backbones.stored_features import store_features
@@ -155,6 +172,15 @@ def test_pairs_depend_on_their_number_alone(scenes: Path) -> None:
         assert torch.equal(first.masks, again.masks)
         shares = [float(source(n).labels[8:].float().mean()) for n in range(20)]
         assert 0.35 < numpy.mean(shares) < 0.75  # one half, and chance meetings in scenes of several objects
+        shared = replace(source, guessed_supports=0.5, _lines={})
+        whole, halves = shared(5), []
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        for rank in (0, 1):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            halves.append(replace(shared, split=True, _lines={})(5))
+        for name in ("index", "masks", "labels"):  # supports of both parts, then queries of both
+            parts = [getattr(half, name).unflatten(0, (2, 4)) for half in halves]
+            assert torch.equal(torch.cat(parts, 1).flatten(0, 1), getattr(whole, name))
         bare = replace(source, masked=~masked, _lines={})
         assert bare(5).masks is None
         for pair in source.drawn(3):

@@ -100,6 +100,21 @@ def test_an_interrupted_run_resumes_to_the_same_bits(photos, tmp_path, monkeypat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one(photos, tmp_path):
+    sgd = ("training.optimiser=sgd", "training.weight_decay=0")
+    for name, devices in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        run = _run(photos, tmp_path / name, overrides=sgd, devices=devices)
+        assert run.result.finished
+        assert run.verdict is not None
+    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name, value in one.items():  # sums over halves of a batch in float32, beside steps of 0.01 to 0.1
+        torch.testing.assert_close(two[name], value, rtol=0, atol=5e-5)
+    with pytest.raises(InvalidInput, match="cannot be cut into equal parts for 2 ranks"):
+        _run(photos, tmp_path / "two", overrides=("batch_size=5",), devices=2, force=True)
+
+
 def test_a_changed_recipe_is_not_resumed(photos, tmp_path):
     _run(photos, tmp_path)
     with pytest.raises(InvalidInput, match="holds another run"):

@@ -49,6 +49,7 @@ def pretrain(
     strict: shared.Strict = False,
     workers: shared.Workers = None,
     device: shared.Device = "auto",
+    devices: shared.Devices = 1,
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
     force: shared.Force = False,
@@ -60,6 +61,7 @@ def pretrain(
     Example: fewsight pretrain photos/ --out run
     """
     from fewsight.workflows.pretrain import pretrain as run
+    from fewsight.workflows.training_run import is_first_process
 
     result = run(
         data,
@@ -76,9 +78,13 @@ def pretrain(
         strict=strict,
         workers=workers,
         device=device,
+        devices=devices,
         seed=seed,
         resume=resume,
         force=force,
         quiet=quiet or json,
     )
-    finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    if is_first_process():
+        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
+    if not result.result.finished:
+        raise typer.Exit(130)

@@ -27,7 +27,7 @@ from fewsight.shapes import check_shapes
 
 __all__ = ["colour_jitter", "crop_boxes", "resized_crops", "simclr_views"]
 
-AREA, ASPECT, ATTEMPTS, COVERED = (0.08, 1.0), (3 / 4, 4 / 3), 100, 0.1
+SMALLEST, ASPECT, ATTEMPTS, COVERED = 0.08, (3 / 4, 4 / 3), 100, 0.1
 MIRRORED, JITTERED, GREY = 0.5, 0.8, 0.2
 SHIFT, TURN = 0.8, 0.2  # of brightness, contrast, saturation; of hue
 SIGMA = (0.1, 2.0)
@@ -36,7 +36,12 @@ CUBIC = -0.75
 
 
 def simclr_views(
-    images: Tensor, generator: torch.Generator, *, strength: float = 1.0, blur: float = 0.0
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    strength: float = 1.0,
+    blur: float = 0.0,
+    smallest: float = SMALLEST,
 ) -> Tensor:
     """One view of each picture, drawn independently.
 
@@ -45,6 +50,8 @@ def simclr_views(
         generator: on the processor; it is advanced.
         strength: of the colour jitter, 0 to 1.25.
         blur: probability of the blur.
+        smallest: area of the smallest crop as a share of the picture, up to 1; below 0.1 only the draw of heights
+            depends on it, as published. At 1 the whole picture stays.
 
     Returns:
         `[B, 3, H, W]` in [0, 1].
@@ -62,10 +69,12 @@ def simclr_views(
         raise InvalidInput(
             f"strength is {strength} and blur {blur}; expected 0 to {STRONGEST}, and a probability."
         )
+    if not 0 < smallest <= 1:
+        raise InvalidInput(f"smallest is {smallest}; expected a share of the picture in (0, 1].")
     if not len(images):
         return images.clone()
     count, _, height, width = images.shape
-    views = resized_crops(images, crop_boxes(count, (height, width), generator))
+    views = resized_crops(images, crop_boxes(count, (height, width), generator, smallest))
     views = _where(_chosen(count, MIRRORED, generator), views.flip(-1), views)
     views = colour_jitter(views, generator, strength)
     grey = _chosen(count, GREY, generator)
@@ -86,7 +95,9 @@ def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return torch.where(chosen.to(one.device)[:, None, None, None], one, other)
 
 
-def crop_boxes(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+def crop_boxes(
+    count: int, size: tuple[int, int], generator: torch.Generator, smallest: float = SMALLEST
+) -> Tensor:
     """Random crops (top, left, height, width) in whole pixels, int `[count, 4]`, as TensorFlow draws them.
 
     The aspect is relative to the picture's own; where no try fits, the whole picture stays.
@@ -97,10 +108,10 @@ def crop_boxes(count: int, size: tuple[int, int], generator: torch.Generator) ->
     for _ in range(ATTEMPTS):
         draws = torch.rand(len(waiting), 4, generator=generator, dtype=torch.float64)
         ratio = (ASPECT[0] + draws[:, 0] * (ASPECT[1] - ASPECT[0])) * width / height
-        tall = _heights(ratio, draws[:, 1], height, width)
+        tall = _heights(ratio, draws[:, 1], height, width, smallest)
         wide = (tall * ratio).round()
         covered = tall * wide / (height * width)
-        fits = (covered >= max(AREA[0], COVERED)) & (covered <= AREA[1]) & (wide <= width) & (tall <= height)
+        fits = (covered >= max(smallest, COVERED)) & (covered <= 1) & (wide <= width) & (tall <= height)
         top, left = (draws[:, 2] * (height - tall)).floor(), (draws[:, 3] * (width - wide)).floor()
         boxes[waiting[fits]] = torch.stack([top, left, tall, wide], 1)[fits].long()
         waiting = waiting[~fits]
@@ -109,16 +120,16 @@ def crop_boxes(count: int, size: tuple[int, int], generator: torch.Generator) ->
     return boxes
 
 
-def _heights(ratio: Tensor, share: Tensor, height: int, width: int) -> Tensor:
+def _heights(ratio: Tensor, share: Tensor, height: int, width: int, smallest: float) -> Tensor:
     """Heights drawn evenly between those of the smallest and of the largest area; one pixel mends rounding."""
     whole = height * width
-    lowest, highest = ((area * whole / ratio).sqrt().round() for area in AREA)
+    lowest, highest = ((area * whole / ratio).sqrt().round() for area in (smallest, 1.0))
     widest = ((width + 0.5 - 1e-7) / ratio).floor()
     highest = torch.where((highest * ratio).round() > width, widest, highest).clamp(max=height)
     lowest = torch.minimum(lowest, highest)
     tall = lowest + (share * (highest - lowest + 1)).floor()
-    tall = tall + ((tall * (tall * ratio).round()) < AREA[0] * whole)
-    return tall - ((tall * (tall * ratio).round()) > AREA[1] * whole).to(tall)
+    tall = tall + ((tall * (tall * ratio).round()) < smallest * whole)
+    return tall - ((tall * (tall * ratio).round()) > whole).to(tall)
 
 
 def resized_crops(images: Tensor, boxes: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fewsight.data.episodes import simclr_episode
-from fewsight.data.simclr_views import simclr_views
+from fewsight.data.simclr_views import SMALLEST, simclr_views
 from fewsight.errors import InvalidInput
 from fewsight.seeding import torch_generator
 
@@ -51,6 +51,7 @@ class SimclrEpisodes:
         selection: `first` supports of each class become queries (the authors' code), or `random` ones.
         strength: of the colour jitter, 0 to 1.25.
         query_blur, support_blur: probability of the blur on either side.
+        smallest_crop: share of the picture in (0, 1]; 0.08 as published for 224 px, more for small pictures.
         augment_others: augment ordinary episodes likewise; it hurts (Doersch et al. 2020, table 1).
     """
 
@@ -59,12 +60,15 @@ class SimclrEpisodes:
     strength: float = 1.0
     query_blur: float = 1.0
     support_blur: float = 0.0
+    smallest_crop: float = SMALLEST
     augment_others: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fraction", "query_blur", "support_blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if not 0 < self.smallest_crop <= 1:
+            raise InvalidInput(f"smallest_crop is {self.smallest_crop}; expected a share in (0, 1].")
         if self.selection not in ("first", "random"):
             raise InvalidInput(f"selection is {self.selection!r}; expected 'first' or 'random'.")
 
@@ -117,5 +121,8 @@ class SimclrEpisodes:
         images = images if images.is_floating_point() else images.float() / 255
         sides = (images[:supports], self.support_blur), (images[supports:], self.query_blur)
         return torch.cat(
-            [simclr_views(side, generator, strength=self.strength, blur=blur) for side, blur in sides]
+            [
+                simclr_views(side, generator, strength=self.strength, blur=blur, smallest=self.smallest_crop)
+                for side, blur in sides
+            ]
         )

@@ -14,6 +14,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
+from fewsight import distributed
 from fewsight.backbones.stored_features import StoredFeatures
 from fewsight.data.label_maps import LabelMaps
 from fewsight.errors import InvalidInput
@@ -49,6 +50,7 @@ class PairSource:
         seed, stream: of the draws.
         draw: `photos` = every (photo, class) is a query as often as any other, as published; `classes` = every class.
         guessed_supports: share of supports whose mask is held back, so that the head also learns to work without.
+        split: every process takes its equal part of the pairs; else all of them take all.
     """
 
     features: StoredFeatures
@@ -61,9 +63,15 @@ class PairSource:
     stream: str
     draw: Literal["photos", "classes"] = "photos"
     guessed_supports: float = 0.0
+    split: bool = False
     _lines: dict[int, Integers] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self.split and self.pairs % distributed.world_size():
+            raise InvalidInput(
+                f"{self.pairs} pairs cannot be cut into equal parts for {distributed.world_size()} processes: choose "
+                f"a number of pairs that {distributed.world_size()} divides, as --set pairs={self._divisible()}."
+            )
         allowed = set(self.rows.tolist())
         for number, rows in enumerate(self.features.collection.by_class()):
             if number in self.classes:
@@ -75,6 +83,17 @@ class PairSource:
                 f"{len(self._lines)} of {len(self.classes)} classes have two photos; training needs at least two "
                 "classes with a support and a query each. Give more photos, or other folds."
             )
+
+    def _divisible(self) -> int:
+        world = distributed.world_size()
+        return -(-self.pairs // world) * world
+
+    @property
+    def _part(self) -> slice:
+        """Which of the pairs of a batch this process takes."""
+        size = self.pairs // distributed.world_size() if self.split else self.pairs
+        first = distributed.rank() * size if self.split else 0
+        return slice(first, first + size)
 
     @cached_property
     def _starts(self) -> Integers:
@@ -104,11 +123,12 @@ class PairSource:
         return Pair(support, query, wanted)
 
     def __call__(self, number: int) -> Batch:
-        pairs = self.drawn(number)
+        pairs, part = self.drawn(number), self._part
+        draw = numpy_generator(self.seed, f"{self.stream} held back", number)
+        held_back = (draw.random(len(pairs)) < self.guessed_supports)[part]
+        pairs = pairs[part]
         rows = [pair.support for pair in pairs] + [pair.query for pair in pairs]
         present = [True] * len(pairs) + [self.present(pair) for pair in pairs]
-        draw = numpy_generator(self.seed, f"{self.stream} held back", number)
-        held_back = draw.random(len(pairs)) < self.guessed_supports
         return Batch(
             features=self.features.rows(rows),
             labels=torch.tensor(present)[:, None],

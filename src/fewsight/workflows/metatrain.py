@@ -299,26 +299,23 @@ def metatrain(
         overrides: "key=value" settings of the recipe.
         head, backbone: in place of the recipe's.
         device: where the training runs.
-        devices: processes on this machine that train together.
+        devices: processes on this machine that train together; the result is that of one process up to rounding.
         seed: None takes that of a run to repeat, else 0.
         supervision: of a dense head (`cst`): `image`, `pixel` or `mixed`; in place of the recipe's.
 
     Raises:
         FewsightError: the data does not allow the episodes, the recipe is wrong, or the run collapsed.
     """
+    if devices != 1:
+        made: MetatrainRun | DenseRun = launch(metatrain, {**locals(), "devices": 1}, devices)
+        return made
     if is_dense(head, recipe, overrides):
-        if devices != 1:
-            raise InvalidInput("a dense head trains in one process on stored features: leave --devices out.")
         return metatrain_dense(
             data, out, recipe=recipe or SMALL, overrides=overrides, backbone=backbone, supervision=supervision,
             workers=workers, device=device, seed=seed, resume=resume, force=force, quiet=quiet,
         )  # fmt: skip
     if supervision is not None:
         raise InvalidInput("--supervision belongs to dense heads: give --head cst, or leave it out.")
-    if devices != 1:
-        given = {**locals(), "devices": 1}
-        made: MetatrainRun = launch(metatrain, given, devices)
-        return made
     chosen = read_recipe(MetatrainRecipe, recipe, overrides)
     chosen = replace(chosen, head=head or chosen.head, backbone=backbone or chosen.backbone)
     options, earlier_data = recorded_options(MetatrainRecipe, recipe)

@@ -20,6 +20,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
+from fewsight import distributed
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.encode import Encoder
 from fewsight.backbones.feature_cache import FeatureCache
@@ -33,12 +34,11 @@ from fewsight.devices import resolve_device
 from fewsight.errors import InvalidInput
 from fewsight.evaluation.intervals import Interval
 from fewsight.evaluation.scaling import fit_sigmoid
-from fewsight.files import run_folder
 from fewsight.heads.correlation_head import CorrelationHead
 from fewsight.objectives.cst import CST, JudgedPairs
 from fewsight.objectives.mask_enhancement import MaskEnhancement
 from fewsight.objectives.objective import Objective
-from fewsight.progress import quieted, say
+from fewsight.progress import say
 from fewsight.seeding import numpy_generator, stream_seed
 from fewsight.trained_heads import write_cst
 from fewsight.training.best import BestWeights
@@ -49,6 +49,7 @@ from fewsight.workflows.dense_photos import Sides, TrainingPhotos, sides_of, tra
 from fewsight.workflows.dense_recipe import SMALL, DenseRecipe, Supervision, is_dense
 from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
+from fewsight.workflows.training_run import training_run
 
 __all__ = [
     "DENSE_REQUEST",
@@ -148,12 +149,13 @@ def metatrain_dense(
     chosen = replace(
         chosen, backbone=backbone or chosen.backbone, supervision=supervision or chosen.supervision
     )
-    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+    with training_run(out, resume=resume, force=force, quiet=quiet) as folder:
         photos = training_photos(data, chosen)
         loaded = squashed(load_backbone(chosen.backbone), chosen.image_size).to(resolve_device(device))
         values = {**as_values(chosen), "backbone": loaded.name, "seed": seed}
         record = RunRecord("metatrain", values, {"data": fingerprint(photos.collection)})
-        record_run(folder, record, resume=resume)
+        if distributed.is_main():
+            record_run(folder, record, resume=resume)
         with FeatureCache(limit=int(chosen.features_gib * 2**30)) as cache:
             return _Run(chosen, folder, seed, loaded, photos).run(cache, workers)
 
@@ -183,7 +185,7 @@ class _Run:
         )  # fmt: skip
         # One request for every supervision, so that all runs on a folder share what is stored.
         encoder = Encoder(self.backbone, DENSE_REQUEST, precision="fp32")
-        photos = store_features(encoder, self.given.collection, cache, workers=workers)
+        photos = _encoded_once(encoder, self.given.collection, cache, workers)
         remarks = [
             *self.given.remarks,
             *(f"{file} is left out: {note}." for file, note in photos.left_out[:5]),
@@ -214,7 +216,8 @@ class _Run:
         if validation is not None:
             best.restore(objective.head)
             head.calibration = calibrated(objective, validation, self._validation_batches)
-        self._save(head, photos.collection, sides, masked, best)
+        if distributed.is_main():
+            self._save(head, photos.collection, sides, masked, best)
         kept = best.interval if validation is not None else None
         return DenseRun(self.folder, result, kept, best.step, tuple(remarks))
 
@@ -268,10 +271,10 @@ class _Run:
         rows: NDArray[numpy.int64],
         stream: str,
     ) -> PairSource:
-        recipe = self.recipe
-        held = recipe.guessed_supports if stream == "training pairs" else 0.0
+        recipe, trains = self.recipe, stream == "training pairs"
+        held = recipe.guessed_supports if trains else 0.0
         return PairSource(
-            photos, maps, masked, classes, rows, recipe.pairs, self.seed, stream, recipe.draw, held
+            photos, maps, masked, classes, rows, recipe.pairs, self.seed, stream, recipe.draw, held, split=trains
         )  # fmt: skip
 
     def _enhanced(self, head: CorrelationHead, source: PairSource) -> bool:
@@ -282,12 +285,14 @@ class _Run:
         settings = TrainingSettings(
             steps=self.recipe.enhancer_steps, learning_rate=1e-3, schedule="constant", optimiser="adam"
         )
-        try:
-            pairs = replace(source, rows=kept, stream="enhancer pairs", guessed_supports=0.0, _lines={})
+        try:  # not split: its loss is a mean over those of the photos that have a mask
+            pairs = replace(
+                source, rows=kept, stream="enhancer pairs", guessed_supports=0.0, split=False, _lines={}
+            )
         except InvalidInput as error:
             raise InvalidInput(f"too few photos with masks to train the enhancer: {error}") from error
         folder = self.folder / "enhancer"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)  # every process: the log and the checkpoints are the first one's
         finished = train(objective, pairs, settings, folder, seed=self.seed).finished
         head.enhancer.requires_grad_(False).eval()
         return finished
@@ -341,6 +346,18 @@ class _Run:
             "kept_back": [collection.classes[k] for k in sides.test],
         }
         write_cst(self.folder / "model", head, self.backbone, provenance)
+
+
+def _encoded_once(
+    encoder: Encoder, collection: Collection, cache: FeatureCache, workers: int | None
+) -> StoredFeatures:
+    """Features that the first process encodes and keeps; the others read them."""
+    if not distributed.is_main():
+        distributed.barrier()
+    photos = store_features(encoder, collection, cache, workers=workers)
+    if distributed.is_main():
+        distributed.barrier()
+    return photos
 
 
 def calibrated(objective: CST, source: PairSource, batches: int) -> tuple[float, float]:

@@ -18,19 +18,20 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
+from fewsight import distributed
 from fewsight.backbones.backbone import Backbone
 from fewsight.data.collection import Collection
 from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
 from fewsight.data.pipelines import Kind
 from fewsight.data.store import PixelStore
-from fewsight.data.stored_photos import store_photos
 from fewsight.data.transform import Transform
 from fewsight.devices import keep_buffers, resolve_device
 from fewsight.errors import UnreadableImage
-from fewsight.files import run_folder, write_json
+from fewsight.files import write_json
+from fewsight.launch import launch
 from fewsight.objectives.objective import Objective, Progress
-from fewsight.progress import quieted, say
+from fewsight.progress import say
 from fewsight.seeding import stream_seed
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.view_source import ViewSource
@@ -59,6 +60,7 @@ from fewsight.workflows.pretrain_recipe import (
 from fewsight.workflows.pretrain_result import PretrainRun, not_judged
 from fewsight.workflows.recipes import as_values, checked, read_recipe, with_overrides
 from fewsight.workflows.run_record import RunRecord, read_record, record_run
+from fewsight.workflows.training_run import stored_once, training_run
 
 __all__ = ["PretrainRun", "pretrain", "pretrain_with"]
 
@@ -82,6 +84,7 @@ def pretrain(
     strict: bool = False,
     workers: int | None = None,
     device: str = "auto",
+    devices: int = 1,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -98,6 +101,7 @@ def pretrain(
         insist: train from random weights on fewer photos than the evidence supports.
         stop_on_collapse: end the run when its features collapse, in place of warning.
         group_by: photos of a group never stand on both sides of the verdict.
+        devices: processes on this machine that train together; they share every batch.
         strict: stop at the first photo that cannot be read.
 
     Raises:
@@ -105,6 +109,9 @@ def pretrain(
         CollapsedRun: with `stop_on_collapse`.
         FewsightError: anything else that a person can mend; the message says what.
     """
+    if devices != 1:
+        together: PretrainRun = launch(pretrain, {**locals(), "devices": 1}, devices)
+        return together
     reading = read_layout(data, labels="optional")
     collection = reading.collection
     changes: dict[str, Any] = {
@@ -116,7 +123,7 @@ def pretrain(
     wanted = _wanted(recipe, overrides, len(collection), objective)
     wanted = replace(wanted, **{name: value for name, value in changes.items() if value is not None})
     check_evidence(len(collection), wanted, insist=insist)
-    with quieted(quiet), run_folder(out, resume=resume, force=force) as folder:
+    with training_run(out, resume=resume, force=force, quiet=quiet) as folder:
         keep_buffers()
         say(reading.description)
         groups = groups_of(collection, group_by)
@@ -147,7 +154,7 @@ def pretrain_with(
         store: folder of the decoded photos, which runs on the same photos share; None = the run's own.
     """
     collection = read_layout(data, labels="optional").collection
-    with run_folder(out, resume=True) as folder:
+    with training_run(out, resume=True) as folder:
         keep_buffers()
         run = _Run(collection, None, recipe, folder, seed, False, workers, str(resolve_device(device)), store)
         return run.run(chosen=False, sized=True, insist=True, resume=True, stop_on_collapse=False)
@@ -189,7 +196,7 @@ class _Run:
         size = self.recipe.view_size or old.image_size[0]
         side = self.recipe.store_size or max(size, 8 * size // 7)
         stored = Transform(size=(side, side), interpolation=old.transform.interpolation)
-        store = store_photos(
+        store = stored_once(
             self.collection, stored, self.store or self.folder / "store", workers=self.workers
         )
         usable = self._usable(store)
@@ -218,7 +225,7 @@ class _Run:
         )
         remarks = (*remarks, *(f"At step {alarm.step}: {alarm.sentence}." for alarm in watch.alarms))
         photos = (len(rows), len(held_out))
-        if not result.finished:
+        if not result.finished or not distributed.is_main():  # the first process judges and writes
             return PretrainRun(self.folder, result, None, "pretrained", photos, remarks)
         return self._judge(objective, old, judged, result, photos, remarks)
 
@@ -255,7 +262,8 @@ class _Run:
         backbone = make_backbone(self.recipe, device=self.device, seed=self.seed)
         torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
         objective = make_objective(self.recipe, backbone).to(self.device)
-        seconds = seconds_per_step(objective, self._source(store, rows, objective))
+        took = seconds_per_step(objective, self._source(store, rows, objective))
+        seconds = float(distributed.all_reduce_max(torch.tensor(took, device=self.device)))  # of the slowest
         if not sized and earlier is None:
             self.recipe, words = fitted(self.recipe, seconds, MOST_MINUTES)
         else:
@@ -266,7 +274,8 @@ class _Run:
         )
         values = {**as_values(self.recipe), "backbone": old, "seed": self.seed}
         record = RunRecord("pretrain", values, {"data": fingerprint(self.collection)})
-        record_run(self.folder, record, resume=resume)
+        if distributed.is_main():
+            record_run(self.folder, record, resume=resume)
         return objective, remarks
 
     def _source(self, store: PixelStore, rows: NDArray[numpy.int64], objective: Objective) -> ViewSource:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from fewsight.backbones.backbone import Backbone
 from fewsight.data.collection import Collection
-from fewsight.data.stored_photos import store_photos
 from fewsight.protocols.verdict import Verdict, judge_features
 from fewsight.seeding import numpy_generator
 from fewsight.training.balanced_source import plain_view
 from fewsight.training.watch import held_features
 from fewsight.training.watch_neighbours import NeighbourProbe
+from fewsight.workflows.training_run import stored_once
 
 __all__ = ["Judged", "held_out_rows", "judged_photos"]
 
@@ -108,7 +108,7 @@ def judged_photos(
     """Held-out photos, decoded as for evaluation and encoded by the old backbone; None where there are none."""
     if not len(rows):
         return None
-    store = store_photos(collection.select(rows), backbone.transform, folder, workers=workers)
+    store = stored_once(collection.select(rows), backbone.transform, folder, workers=workers)
     images = plain_view(store, numpy.arange(len(rows)), backbone.transform)
     _, labels = numpy.unique(collection.membership()[rows].argmax(1), return_inverse=True)
     chosen = None if groups is None else [groups[row] for row in rows.tolist()]
