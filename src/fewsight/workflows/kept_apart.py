@@ -8,11 +8,17 @@ import numpy
 from numpy.typing import NDArray
 
 from fewsight.data.collection import Collection
-from fewsight.data.duplicate_groups import duplicate_groups
+from fewsight.data.duplicate_groups import DuplicateGroups, duplicate_groups
+from fewsight.data.fingerprint import fingerprint
 from fewsight.progress import Progress
 from fewsight.workflows.labelled_photos import groups_of
 
 __all__ = ["KeptApart", "kept_apart"]
+
+REMEMBERED = (
+    8  # data sets; a study judges many backbones on the same photos, and decoding them again costs most
+)
+_known: dict[tuple[str, str], DuplicateGroups] = {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,18 @@ def kept_apart(collection: Collection, group_by: str | None, workers: int | None
     """Find the duplicates of a collection, and its groups where they are asked for."""
     names = groups_of(collection, group_by)
     codes = None if names is None else numpy.unique(names, return_inverse=True)[1].astype(numpy.int64)
-    with Progress("looking for duplicates", len(collection)) as bar:
-        found = duplicate_groups(collection, workers=workers, done=bar.advance)
+    found = _duplicates(collection, workers)
     remark = found.remark(collection)
     return KeptApart(found.codes, codes, () if remark is None else (remark,))
+
+
+def _duplicates(collection: Collection, workers: int | None) -> DuplicateGroups:
+    """Found once in a process for the same files."""
+    key = str(collection.root), fingerprint(collection)
+    if key not in _known:
+        with Progress("looking for duplicates", len(collection)) as bar:
+            found = duplicate_groups(collection, workers=workers, done=bar.advance)
+        while len(_known) >= REMEMBERED:
+            del _known[next(iter(_known))]
+        _known[key] = found
+    return _known[key]
