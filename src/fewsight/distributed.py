@@ -21,6 +21,7 @@ __all__ = [
     "average_gradients",
     "barrier",
     "gather",
+    "gathered_rows",
     "global_count",
     "global_rows",
     "is_distributed",
@@ -99,6 +100,27 @@ def gather(tensor: Tensor) -> Tensor:
     Ranks may hold different numbers of rows; a last, smaller batch included.
     """
     return _Gather.apply(tensor) if is_distributed() else tensor
+
+
+@torch.no_grad()
+def gathered_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of `gather(tensor)`, by number; without gradient, and never more than one rank's part at a time.
+
+    Args:
+        tensor: this rank's part.
+        rows: int64 `[n]`, of the parts of all ranks one after the other; each rank may want others.
+    """
+    if not is_distributed():
+        return tensor.detach()[rows]
+    own = tensor.detach().contiguous()
+    found, first = own.new_empty((len(rows), *own.shape[1:])), 0
+    for source, count in enumerate(_row_counts(tensor)):
+        part = own if source == rank() else own.new_empty((count, *own.shape[1:]))
+        dist.broadcast(part, src=source)
+        inside = (rows >= first) & (rows < first + count)
+        found[inside] = part[rows[inside] - first]
+        first += count
+    return found
 
 
 def rows_before(tensor: Tensor) -> int:

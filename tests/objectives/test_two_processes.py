@@ -17,12 +17,13 @@ import torch.multiprocessing
 from fewsight.distributed import average_gradients
 from fewsight.objectives.collapse import AVOIDANCES
 from fewsight.objectives.dino import DinoSettings
+from fewsight.objectives.gmml import CorruptionSettings, GmmlSettings
 from fewsight.objectives.ibot import IbotSettings
 from fewsight.objectives.masked_clustering import MaskedClusteringSettings
 from fewsight.objectives.msn import MsnSettings
 from fewsight.objectives.objective import Progress
 from fewsight.objectives.swav import SwavSettings
-from objectives.tiny import CLUSTER, NOISE, SETTINGS, batch, made
+from objectives.tiny import CLUSTER, SETTINGS, batch, made
 
 SHARES = (3, 5)
 SMALL: dict[str, Any] = {"prototypes": 12, "hidden": 16, "projection": 8, "local_views": 0}
@@ -40,6 +41,10 @@ def cases() -> dict[str, tuple[str, Any]]:
             "ibot",
             IbotSettings(**CLUSTER, patch_prototypes=10, collapse=method, patch_collapse=method),
         )
+    made["gmml aliens"] = (
+        "gmml",
+        GmmlSettings(corruption=CorruptionSettings(replace_probability=0.6), drop_path=0.0),
+    )
     made["mc_ssl"] = (
         "masked_clustering",
         MaskedClusteringSettings(
@@ -48,7 +53,7 @@ def cases() -> dict[str, tuple[str, Any]]:
             patch_targets="all",
             error="l2",
             collapse="centring",
-            corruption=NOISE,
+            corruption=CorruptionSettings(align=1),
         ),
     )
     return made

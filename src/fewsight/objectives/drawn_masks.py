@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewsight.backbones.backbone import Backbone
+from fewsight.distributed import rows_before
 from fewsight.errors import InvalidInput
 from fewsight.objectives.masking import block_masks, gmml_masks, grid_mask
 from fewsight.objectives.objective import Batch
@@ -124,8 +125,18 @@ def pixel_masks(
     return torch.stack(masks).bool().to(images.device), torch.tensor(kinds, device=images.device)
 
 
-def partners(batch: Batch, count: int, view: int) -> Tensor:
-    """Another photo of this rank's batch for each photo, never itself, int `[B]`; itself in a batch of one."""
-    keys = _generators(batch, count, "partner", view)
-    steps = [int(generator.integers(1, max(2, count))) for generator in keys]
-    return (torch.arange(count) + torch.tensor(steps)) % count
+def partners(batch: Batch, images: Tensor, total: int, view: int) -> Tensor:
+    """Another photo of the batch of all ranks for each photo `[B, ...]` here, never itself; itself in a batch of one.
+
+    Args:
+        total: photos of all ranks.
+
+    Returns:
+        int64 `[B]`, rows of the ranks' parts one after the other.
+    """
+    steps = [
+        int(generator.integers(1, max(2, total)))
+        for generator in _generators(batch, len(images), "partner", view)
+    ]
+    own = rows_before(images) + torch.arange(len(images))
+    return ((own + torch.tensor(steps)) % total).to(images.device)

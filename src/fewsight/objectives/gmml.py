@@ -4,7 +4,7 @@ Atito, Awais, Kittler: GMML is All You Need (arXiv 2205.14986). Blocks of the in
 zeros or another image (`fewsight.objectives.masking.gmml_corrupt`); the loss looks at overwritten pixels only.
 
 Differs from the authors' code: a batch without a corrupted pixel gives 0, not NaN; another image is never the image
-itself. It comes from the batch of the same rank, so that this fill depends on how photos are spread over ranks.
+itself, and comes from the batch of all ranks: each rank sends its pictures to the others once a view.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fewsight.backbones.backbone import Backbone
 from fewsight.backbones.features import pool
 from fewsight.data.views import ViewSpec
-from fewsight.distributed import global_count
+from fewsight.distributed import all_reduce_sum, gathered_rows, global_count
 from fewsight.errors import InvalidInput
 from fewsight.objectives.blocks import at_least_float32
 from fewsight.objectives.crops import checked_views, patch_tokens
@@ -116,20 +116,22 @@ def corrupted(
     side = min(images.shape[-2:])
     # A block must be able to exceed the grid that it lies on.
     longest = max(settings.max_block, (align + 1.5) / side)
+    total = int(all_reduce_sum(torch.tensor(len(images), device=images.device)))
+    second = settings.replace_probability if total > 1 else 0.0
     mask, replaced = pixel_masks(
         batch,
         images,
         view,
         fractions=(settings.drop, settings.replace),
-        second=settings.replace_probability if len(images) > 1 else 0.0,
+        second=second,
         align=align,
         max_block=min(1.0, longest),
     )
     fill = torch.zeros_like(images)
     if settings.fill == "noise":
         fill = _noise(images, batch, view)
-    if bool(replaced.any()):
-        others = images[partners(batch, len(images), view).to(images.device)]
+    if second:  # not whether any is replaced here: all ranks must ask for pictures together
+        others = gathered_rows(images, partners(batch, images, total, view))
         fill = torch.where(replaced[:, None, None, None], others, fill)
     return Corrupted(torch.where(mask[:, None], fill, images), mask)
 
