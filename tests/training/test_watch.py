@@ -1,8 +1,8 @@
 """The alarms: what they find in made-up measures, and that real runs collapse, or not, as they say.
 
 Margins of the real runs on five seeds stand beside the tests; `collapsing.py` says how they are made. The settings of
-those runs were chosen on these same seeds until methods and alarms parted clearly: they show that the alarms work, not
-how robust a method is.
+those runs were chosen on seeds 0 to 4 until methods and alarms parted clearly; on fresh ones, 11 to 15, `none` was told
+to have collapsed on four within 40 steps and on seed 11 only in a longer run, and no means against collapse was.
 """
 
 from __future__ import annotations
@@ -155,8 +155,9 @@ def test_watching_leaves_mode_and_weights_alone():
 
 
 @pytest.mark.slow
-def test_without_means_against_collapse_a_run_collapses_and_is_caught():
-    watch = run("none", 0)
+@pytest.mark.parametrize("seed", [0, 12])
+def test_without_means_against_collapse_a_run_collapses_and_is_caught(seed):
+    watch = run("none", seed)
     assert watch.collapsed
     told = {alarm.kind: alarm for alarm in watch.alarms}
     assert "dominance" in told["targets"].sentence
