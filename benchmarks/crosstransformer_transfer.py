@@ -3,6 +3,9 @@
     python benchmarks/crosstransformer_transfer.py train --photos CIFAR --out RUNS
     python benchmarks/crosstransformer_transfer.py judge --runs RUNS --photos CIFAR --omniglot OMNIGLOT --data DATA
 
+With `--set train_photos=null --set training.steps=12000 --steps 12000` they train on all photos, with `--set
+simclr.strength=1 --set simclr.query_blur=1` on the published views; `judge --only NAME` takes some of the sets.
+
 CIFAR holds the 100 class folders of CIFAR-100, OMNIGLOT its alphabets, DATA the sets. `train` runs the four recipes in
 turns, so that a run that is cut short has trained all four alike; call it again to go on. `judge` encodes every photo
 once with each model and draws the same episodes for all: percent with 95 % intervals over episodes, and paired
@@ -128,6 +131,8 @@ def judged(asked: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Epis
     models = {name: asked.runs / recipe / "model" for name, recipe in RECIPES.items()}
     heads: dict[str, Head] = {name: trained_head(model) for name, model in models.items()}  # type: ignore[misc]
     for dataset, photos, by_class in collections(asked):
+        if asked.only and dataset not in asked.only:
+            continue
         with tempfile.TemporaryDirectory() as place:
             features = {name: encoded(model, photos, Path(place)) for name, model in models.items()}
         way = min(5, len(by_class))
@@ -166,8 +171,8 @@ def main() -> None:
     training = parts.add_parser("train")
     training.add_argument("--photos", type=Path, required=True)
     training.add_argument("--out", type=Path, required=True)
-    training.add_argument("--turn", type=int, default=800)
-    training.add_argument("--steps", type=int, default=2400, help="as in the recipes")
+    training.add_argument("--turn", type=int, default=500)
+    training.add_argument("--steps", type=int, default=1000, help="as in the recipes")
     training.add_argument("--set", action="append", default=[])
     training.set_defaults(run=train)
     judging = parts.add_parser("judge")
@@ -177,6 +182,7 @@ def main() -> None:
     judging.add_argument("--data", type=Path, required=True)
     judging.add_argument("--zipped", action="store_true", help="the sets are zip files as they come")
     judging.add_argument("--episodes", type=int, default=600)
+    judging.add_argument("--only", action="append", default=[], help="a set by its name in the table")
     judging.set_defaults(run=judge)
     asked = parser.parse_args()
     asked.run(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from photo_folders import write_labelled
 
 from fewsight.backbones.loading import load_backbone
 from fewsight.data.imagenet_episodes import spanned_imagenet_classes
+from fewsight.data.layouts import read_layout
 from fewsight.data.splits import meta_dataset_images
 from fewsight.errors import InvalidInput, RunExists
 from fewsight.heads.crosstransformer import CrossTransformer
 from fewsight.trained_head import make_head, trained_head
 from fewsight.workflows import metatrain as module
 from fewsight.workflows.evaluate import evaluate
-from fewsight.workflows.metatrain import MetatrainRecipe, metatrain
+from fewsight.workflows.metatrain import EpisodeSettings, MetatrainRecipe, episodes_of, metatrain
 from fewsight.workflows.metatrain_dense import DenseRecipe
 from fewsight.workflows.recipes import packaged_recipes, read_recipe, recipe_values, with_overrides
 
@@ -124,6 +126,33 @@ def test_published_crosstransformer_runs_on_a_little_data(recipe: str, tmp_path:
     assert head.key_weight.shape == (128, 512)
 
 
+def test_the_four_paired_recipes_differ_in_head_and_simclr_episodes_alone() -> None:
+    names = (
+        "ctx_cifar_fs",
+        "ctx_cifar_fs_prototypes",
+        "ctx_simclr_cifar_fs",
+        "ctx_simclr_cifar_fs_prototypes",
+    )
+    recipes = [read_recipe(MetatrainRecipe, name) for name in names]
+    default = MetatrainRecipe()
+    alike = [replace(each, head="", head_settings={}, simclr=default.simclr) for each in recipes]
+    assert all(each == alike[0] for each in alike)
+    assert [each.simclr.fraction for each in recipes] == [0, 0, 0.5, 0.5]
+    assert recipes[2].simclr == recipes[3].simclr
+    assert [each.head for each in recipes] == ["crosstransformer", "prototypes"] * 2
+
+
+def test_only_the_first_photos_of_a_training_class_are_trained_on(photos: Path) -> None:
+    collection = read_layout(photos).collection
+    shape = EpisodeSettings(way=2, shot=1, query=2)
+    episodes = episodes_of(
+        collection, [0, 1, 2], shape, part="train", rotations=False, seed=0, stream="training episode", most=3
+    )
+    first = {int(row) for rows in collection.by_class()[:3] for row in rows[:3]}
+    drawn = [episodes[number] for number in range(40)]
+    assert {int(row) for episode in drawn for row in (*episode.support, *episode.query)} == first
+
+
 def test_episode_settings_that_do_not_go_together(photos: Path, tmp_path: Path) -> None:
     for settings, named in (
         (("episodes.hierarchy=imagenet",), "sampler: meta_dataset"),
@@ -200,6 +229,8 @@ def test_input_that_cannot_work_is_named(photos: Path, tmp_path: Path) -> None:
         metatrain(photos, tmp_path / "b", overrides=(*SMALL, "head_settings.nonsense=1"), quiet=True)
     with pytest.raises(InvalidInput, match="none of the 1028 train classes"):
         metatrain(photos, tmp_path / "c", overrides=(*SMALL, "class_split=omniglot_vinyals"), quiet=True)
+    with pytest.raises(InvalidInput, match="train_photos is 0"):
+        metatrain(photos, tmp_path / "d", overrides=(*SMALL, "train_photos=0"), quiet=True)
 
 
 @pytest.mark.parametrize("name", sorted(packaged_recipes("metatrain")))

@@ -94,6 +94,7 @@ class MetatrainRecipe:
         class_split: a packaged list of classes or a JSON file; None = held-out classes.
         class_level: `leaf` takes the deepest folder as the class.
         held_out: share of the classes for validation where no split is known.
+        train_photos: at most so many photos of each training class, its first; None = all.
         episodes: of training.
         simclr: how many of them ask for the photo instead of the class; validation episodes never do.
         validation: episodes of held-out classes; `validation_episodes` of them, every `validation_every` steps.
@@ -112,6 +113,7 @@ class MetatrainRecipe:
     class_split: str | None = None
     class_level: Literal["top", "leaf"] = "top"
     held_out: float = 0.2
+    train_photos: int | None = None
     episodes: EpisodeSettings = field(default_factory=lambda: EpisodeSettings(5, 1, 15))
     simclr: SimclrEpisodes = field(default_factory=lambda: SimclrEpisodes(fraction=0.0))
     validation: EpisodeSettings = field(default_factory=EpisodeSettings)
@@ -180,14 +182,17 @@ def episodes_of(
     rotations: bool,
     seed: int,
     stream: str,
+    most: int | None = None,
 ) -> Episodes:
-    """Episodes over some classes of a collection.
+    """Episodes over some classes of a collection; of each at most its first `most` photos.
 
     Raises:
         InvalidInput: there are too few classes or photos, or the settings of `shape` do not go together.
     """
+    if most is not None and most < 1:
+        raise InvalidInput(f"train_photos is {most}; expected at least 1, or null for all.")
     by_class = collection.by_class()
-    rows: list[NDArray[int64]] = [by_class[number] for number in classes]
+    rows: list[NDArray[int64]] = [by_class[number][:most] for number in classes]
     if rotations:
         rows = rotated_classes(rows, len(collection))
     if shape.sampler == "fixed":
@@ -241,6 +246,7 @@ def train_episodes(
         rotations=recipe.rotations,
         seed=seed,
         stream="training episode",
+        most=recipe.train_photos,
     )
     validation = episodes_of(
         collection,
