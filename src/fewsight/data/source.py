@@ -12,11 +12,12 @@ import io
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fewsight.errors import UnreadableImage
 
-__all__ = ["leaves_folder", "read_bytes", "read_head"]
+__all__ = ["leaves_folder", "read_bytes", "read_head", "read_part"]
 
 RETRY_DELAYS = (0.05, 0.25, 1.0)  # seconds; at most four attempts
 TRANSIENT = {
@@ -52,9 +53,30 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, root: str | Path
     """
     if root is not None and leaves_folder(path, root):
         raise UnreadableImage("link leaves the folder", status="refused")
+    return _patiently(lambda: _read_regular(path, max_bytes), path)
+
+
+def read_part(file: int, offset: int, size: int, *, max_bytes: int) -> bytes:
+    """`size` bytes of an open file from `offset` on.
+
+    Raises:
+        UnreadableImage: `unreadable` (empty, the file ends before, read error after retries) or `refused` (too large).
+    """
+    if size > max_bytes:
+        raise UnreadableImage(f"file too large: {size:,} bytes, the limit is {max_bytes:,}", status="refused")
+    content = _patiently(lambda: os.pread(file, size, offset))
+    if len(content) < size:
+        raise UnreadableImage("truncated: the shard ends before the photo does")
+    if not content:
+        raise UnreadableImage("empty")
+    return content
+
+
+def _patiently(read: Callable[[], bytes], path: str | os.PathLike[str] = "") -> bytes:
+    """What `read` gives; errors that pass are tried again."""
     for delay in (*RETRY_DELAYS, None):
         try:
-            return _read_regular(path, max_bytes)
+            return read()
         except ValueError as error:  # a NUL byte in the name
             raise UnreadableImage("name is not a path") from error
         except OSError as error:
