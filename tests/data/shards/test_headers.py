@@ -123,5 +123,5 @@ def test_no_damage_stops_the_program(tmp_path):
         path.write_bytes(changed.tobytes())
         counts.append(len(read_headers(path).photos))
     # The photos fill a third of the bytes, and the end mark most of the rest; the first header is hit each time.
-    assert numpy.mean(counts) > 1.5
+    assert numpy.mean(counts) > 1.3
     assert max(counts) <= 3
