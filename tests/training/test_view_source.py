@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from fewsight import distributed
+from fewsight.data.resident import ResidentPhotos
+from fewsight.data.shards.order import ShardOrder
+from fewsight.data.store import PixelStore
 from fewsight.data.transform import Transform
 from fewsight.data.views import ViewSpec
 from fewsight.errors import InvalidInput
@@ -108,3 +111,27 @@ def test_what_cannot_be_is_said(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(InvalidInput, match="equal parts for 2 ranks"):
         _source(5)
+
+
+def test_photos_that_live_on_the_device_give_the_same_views():
+    pixels = numpy.random.default_rng(0).integers(0, 256, (12, 20, 20, 3), dtype=numpy.uint8)
+    store = PixelStore(pixels, frozenset(), "")
+    stored, resident = (
+        replace(_source(4), photos=photos)(5) for photos in (store, ResidentPhotos(store, "cpu"))
+    )
+    assert torch.equal(stored.index, resident.index)
+    for one, other in zip(stored.images, resident.images, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_order_of_its_own_takes_the_place_of_the_shuffle():
+    starts = numpy.array([0, 5, 12])
+    order = ShardOrder(starts, batch=4, left_out=numpy.array([2, 6]))
+    source = replace(_source(4, seed=3), rows=order)
+    assert (len(order), source.batches_per_epoch) == (10, 2)
+    batches = [source(number).index.tolist() for number in range(6)]
+    for epoch in range(3):
+        expected = order.rows(epoch, 0, 8, 3).tolist()
+        assert batches[2 * epoch] + batches[2 * epoch + 1] == expected
+    assert not {2, 6} & {row for batch in batches for row in batch}
+    assert batches[:2] != batches[2:4]

@@ -1,7 +1,8 @@
 """Batches of augmented views from stored photos: number of the batch -> `Batch`.
 
 Photos come in an order of their own in each epoch, a function of (seed, epoch); photo and place in the run decide its
-views. A global batch is cut into equal parts for the ranks, so two processes see together what one would see.
+views. A global batch is cut into equal parts for the ranks, so two processes see together what one would see. Views are
+made on the device that trains.
 """
 
 from __future__ import annotations
@@ -25,16 +26,26 @@ from fewsight.objectives.objective import Batch
 from fewsight.seeding import numpy_generator
 from fewsight.training.balanced_source import normalised
 
-__all__ = ["Photos", "ViewSource", "epoch_rows"]
+__all__ = ["Order", "Photos", "ViewSource", "epoch_rows"]
 
 
 class Photos(Protocol):
-    """Decoded photos of one size: a `PixelStore`, or one that lives on a device."""
+    """Decoded photos of one size: a `PixelStore`, `ResidentPhotos` on a device, or `ShardPhotos`."""
 
     def __len__(self) -> int: ...
 
     def rows(self, index: Sequence[int] | numpy.ndarray) -> Tensor:
         """uint8 `[B, 3, H, W]`."""
+        ...
+
+
+class Order(Protocol):
+    """Which photos take part, in an order of its own: a `ShardOrder`."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, epoch: int, first: int, last: int, seed: int) -> NDArray[numpy.int64]:
+        """Rows of the photos at places `first .. last - 1` of an epoch."""
         ...
 
 
@@ -50,23 +61,25 @@ class ViewSource:
 
     Attributes:
         photos: where the pixels are.
-        rows: of `photos` that take part.
+        rows: of `photos` that take part, which are shuffled in each epoch; or an order of its own.
         views: as the objective declares them.
         transform: mean and std of the backbone.
         batch_size: photos of a batch over all ranks; cut to the number of photos.
         seed: of the run.
         kind: of the pictures; decides what the pipelines leave out.
-        labels: int, one for each of `rows`, for objectives and probes that want them.
+        labels: int, one for each row of `photos`, for objectives and probes that want them.
+        device: where views are made and batches lie.
     """
 
     photos: Photos
-    rows: NDArray[numpy.int64]
+    rows: NDArray[numpy.int64] | Order
     views: tuple[ViewSpec, ...]
     transform: Transform
     batch_size: int
     seed: int = 0
     kind: Kind = "photos"
     labels: NDArray[numpy.int64] | None = field(default=None, compare=False)
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -93,17 +106,23 @@ class ViewSource:
         epoch, place = divmod(number, self.batches_per_epoch)
         part = self.size // distributed.world_size()
         first = place * self.size + distributed.rank() * part
-        chosen = epoch_rows(len(self.rows), epoch, self.seed)[first : first + part]
+        rows = self._rows(epoch, first, first + part)
         samples = number * self.size + distributed.rank() * part + numpy.arange(part, dtype=numpy.int64)
-        pixels = self.photos.rows(self.rows[chosen])
-        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen])
+        pixels = self.photos.rows(rows).to(self.device, non_blocking=True)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
         return Batch(
             images=tuple(self._views(pixels, samples)),
             labels=labels,
-            index=torch.from_numpy(self.rows[chosen]),
+            index=torch.from_numpy(rows),
             step=number,
             seed=self.seed,
         )
+
+    def _rows(self, epoch: int, first: int, last: int) -> NDArray[numpy.int64]:
+        if isinstance(self.rows, numpy.ndarray):
+            chosen = epoch_rows(len(self.rows), epoch, self.seed)[first:last]
+            return numpy.asarray(self.rows[chosen])
+        return self.rows.rows(epoch, first, last, self.seed)
 
     def _views(self, pixels: Tensor, samples: NDArray[numpy.int64]) -> list[Tensor]:
         views: list[Tensor] = []
