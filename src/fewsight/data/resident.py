@@ -1,6 +1,6 @@
 """Decoded photos that live on the device which trains: moved once, drawn from by index there.
 
-A GPU that waits for pixels over the bus is a GPU that waits. Where a store takes no more than a share of the memory that
+A GPU that waits for pixels over the bus stands idle. Where a store takes no more than a share of the memory that
 is free, it is moved whole; a network, its moments and its activations keep the rest.
 """
 
