@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from fewsight.backbones.backbone import Backbone
 from fewsight.data.pipelines import Kind
-from fewsight.data.store import PixelStore
 from fewsight.errors import InvalidInput
 from fewsight.names import resolve
 from fewsight.objectives.scaling import scaled_values
 from fewsight.seeding import numpy_generator
 from fewsight.training.settings import TrainingSettings
+from fewsight.training.view_source import Order, Photos
 from fewsight.workflows.pretrain_recipe import PretrainRecipe, training_settings
 
 __all__ = [
+    "ENOUGH",
     "FEWEST_FROM_SCRATCH",
     "check_evidence",
     "choice_sentence",
@@ -40,6 +41,9 @@ FEWEST_FROM_SCRATCH = 2000  # photos; below, nothing published learns useful fea
 FEWEST = 8  # photos; below, a batch is no sample of anything
 SHORTEST, LONGEST = 200, 2000  # steps of a run that continues
 EPOCHS = 20
+ENOUGH = max(
+    FEWEST_FROM_SCRATCH, LONGEST * 32 // EPOCHS
+)  # photos; more of them change nothing that is chosen
 LOOKED_AT = 64  # photos whose colour is looked at
 GREY_SPREAD = 4.0  # grey levels between channels that compression leaves in a grey photo
 
@@ -157,10 +161,14 @@ def choice_sentence(recipe: PretrainRecipe, settings: TrainingSettings, photos: 
     )
 
 
-def seen_kind(store: PixelStore, rows: NDArray[numpy.int64], seed: int) -> Kind:
+def seen_kind(photos: Photos, rows: NDArray[numpy.int64] | Order, seed: int) -> Kind:
     """`greyscale` where some photos have no colour at all, else `photos`; other kinds must be named."""
-    chosen = numpy_generator(seed, "colour of photos").choice(rows, min(LOOKED_AT, len(rows)), replace=False)
-    pixels = store.rows(numpy.sort(chosen)).int()
+    count = min(LOOKED_AT, len(rows))
+    if isinstance(rows, numpy.ndarray):
+        chosen = numpy_generator(seed, "colour of photos").choice(rows, count, replace=False)
+    else:
+        chosen = rows.rows(0, 0, count, seed)
+    pixels = photos.rows(numpy.sort(chosen)).int()
     spread = (pixels.amax(1) - pixels.amin(1)).flatten(1).float().mean(1)  # [N] grey levels between channels
     return "greyscale" if bool((spread < GREY_SPREAD).float().mean() > 0.9) else "photos"
 

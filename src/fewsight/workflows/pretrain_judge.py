@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewsight.backbones.backbone import Backbone
 from fewsight.data.collection import Collection
+from fewsight.data.store import PixelStore
 from fewsight.protocols.verdict import Verdict, judge_features
 from fewsight.seeding import numpy_generator
 from fewsight.training.balanced_source import plain_view
@@ -19,10 +20,11 @@ from fewsight.training.watch import held_features
 from fewsight.training.watch_neighbours import NeighbourProbe
 from fewsight.workflows.training_run import stored_once
 
-__all__ = ["Judged", "held_out_rows", "judged_photos"]
+__all__ = ["Judged", "held_out_of_classes", "held_out_rows", "judged_photos", "judged_store"]
 
 FEWEST_OF_A_CLASS = 2  # held-out photos, for one to be learnt from and one to be judged
 MOST_JUDGED = 2000
+LOOKED_AT = 50_000  # photos of a set that is too large to look at each
 
 
 def held_out_rows(
@@ -55,6 +57,32 @@ def held_out_rows(
             taken.add(name)
     chosen = rows[numpy.isin(names, sorted(taken))]
     return _at_most(chosen, MOST_JUDGED, seed)
+
+
+def held_out_of_classes(labels: NDArray[numpy.int32], share: float, seed: int) -> NDArray[numpy.int64]:
+    """`held_out_rows` for sets too large to look at each photo: from some of them, drawn by the seed.
+
+    Args:
+        labels: class of each photo, -1 for none, `[N]`.
+
+    Returns:
+        Rows, ascending: about `share` of each class or some ten photos of it, two at least, 2,000 in all at most.
+    """
+    N = len(labels)
+    generator = numpy_generator(seed, "held out for the verdict")
+    looked_at = generator.permutation(N) if N <= LOOKED_AT else generator.choice(N, LOOKED_AT, replace=False)
+    found = labels[numpy.sort(looked_at)]
+    looked_at = numpy.sort(looked_at)[found >= 0]
+    found = found[found >= 0]
+    classes = generator.permutation(numpy.unique(found)) if share else found[:0]
+    most = max(10, MOST_JUDGED // max(1, len(classes)))
+    taken: list[NDArray[numpy.int64]] = []
+    for k in classes:
+        own = generator.permutation(looked_at[found == k])
+        wanted = max(FEWEST_OF_A_CLASS, min(most, round(share * len(own))))
+        if len(own) > 2 * FEWEST_OF_A_CLASS and sum(map(len, taken)) + wanted <= MOST_JUDGED:
+            taken.append(own[:wanted])
+    return numpy.sort(numpy.concatenate([*taken, numpy.zeros(0, numpy.int64)])).astype(numpy.int64)
 
 
 def _at_most(rows: NDArray[numpy.int64], most: int, seed: int) -> NDArray[numpy.int64]:
@@ -109,7 +137,20 @@ def judged_photos(
     if not len(rows):
         return None
     store = stored_once(collection.select(rows), backbone.transform, folder, workers=workers)
-    images = plain_view(store, numpy.arange(len(rows)), backbone.transform)
-    _, labels = numpy.unique(collection.membership()[rows].argmax(1), return_inverse=True)
+    labels = collection.membership()[rows].argmax(1)
+    return judged_store(
+        store, labels, None if groups is None else [groups[row] for row in rows.tolist()], backbone
+    )
+
+
+def judged_store(
+    store: PixelStore, labels: NDArray[numpy.integer], groups: list[str] | None, backbone: Backbone
+) -> Judged | None:
+    """Held-out photos of a store with a label for each of its rows; what could not be read is left out."""
+    rows = numpy.array([row for row in range(len(store)) if row not in store.unreadable], numpy.int64)
+    if not len(rows):
+        return None
+    images = plain_view(store, rows, backbone.transform)
+    _, classes = numpy.unique(labels[rows], return_inverse=True)
     chosen = None if groups is None else [groups[row] for row in rows.tolist()]
-    return Judged(images, torch.from_numpy(labels), chosen, held_features(backbone, images))
+    return Judged(images, torch.from_numpy(classes), chosen, held_features(backbone, images))
