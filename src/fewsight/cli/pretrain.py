@@ -19,7 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def pretrain(
-    data: Annotated[Path, typer.Argument(help="Photos; class folders are only used to judge the result.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Photos, or tar shards ('photos-{000000..000099}.tar', or a folder of them); class folders are only "
+            "used to judge the result."
+        ),
+    ],
     out: shared.Out,
     recipe: shared.RecipeName = None,
     override: shared.Override = None,

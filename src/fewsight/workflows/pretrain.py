@@ -14,20 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
 import torch
-from numpy.typing import NDArray
 
 from fewsight import distributed
 from fewsight.backbones.backbone import Backbone
-from fewsight.data.collection import Collection
-from fewsight.data.fingerprint import fingerprint
 from fewsight.data.layouts import read_layout
 from fewsight.data.pipelines import Kind
-from fewsight.data.store import PixelStore
+from fewsight.data.shards.index import count_up_to
+from fewsight.data.shards.names import shard_files
 from fewsight.data.transform import Transform
 from fewsight.devices import keep_buffers, resolve_device
-from fewsight.errors import UnreadableImage
 from fewsight.files import write_json
 from fewsight.launch import launch
 from fewsight.objectives.objective import Objective, Progress
@@ -39,6 +35,7 @@ from fewsight.training.watch import CollapseWatch, WatchSettings
 from fewsight.training.watch_neighbours import NeighbourProbe
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.pretrain_choice import (
+    ENOUGH,
     check_evidence,
     choice_sentence,
     continuing_recipe,
@@ -48,8 +45,9 @@ from fewsight.workflows.pretrain_choice import (
     with_scaled_settings,
     with_smaller_views,
 )
-from fewsight.workflows.pretrain_judge import Judged, held_out_rows, judged_photos
+from fewsight.workflows.pretrain_judge import Judged
 from fewsight.workflows.pretrain_model import write_pretrained
+from fewsight.workflows.pretrain_photos import FolderPhotos, Material, PhotoSet, ShardedPhotos
 from fewsight.workflows.pretrain_recipe import (
     PretrainRecipe,
     check_pretext,
@@ -60,7 +58,7 @@ from fewsight.workflows.pretrain_recipe import (
 from fewsight.workflows.pretrain_result import PretrainRun, not_judged
 from fewsight.workflows.recipes import as_values, checked, read_recipe, with_overrides
 from fewsight.workflows.run_record import RunRecord, read_record, record_run
-from fewsight.workflows.training_run import stored_once, training_run
+from fewsight.workflows.training_run import training_run
 
 __all__ = ["PretrainRun", "pretrain", "pretrain_with"]
 
@@ -93,7 +91,8 @@ def pretrain(
     """Train a backbone on photos without labels, and judge it where some have one.
 
     Args:
-        data: photos: a folder (class folders give labels for the verdict alone), a CSV, a zip.
+        data: photos: a folder (class folders give labels for the verdict alone), a CSV, a zip, or tar shards
+            (`photos-{000000..000099}.tar`, or a folder of them), which are read where they lie.
         out: the run's folder; `model/` in it is what `--backbone` takes.
         recipe: a packaged recipe or a YAML file; None chooses by the number of photos and the machine.
         overrides: "key=value" settings of the recipe.
@@ -112,22 +111,28 @@ def pretrain(
     if devices != 1:
         together: PretrainRun = launch(pretrain, {**locals(), "devices": 1}, devices)
         return together
-    reading = read_layout(data, labels="optional")
-    collection = reading.collection
+    shards = shard_files(data)
+    reading = read_layout(data, labels="optional") if shards is None else None
+    count = len(reading.collection) if reading is not None else count_up_to(shards or (), ENOUGH)
     changes: dict[str, Any] = {
         "objective": objective,
         "backbone": backbone,
         "kind": kind,
         "image_size": image_size,
     }
-    wanted = _wanted(recipe, overrides, len(collection), objective)
+    wanted = _wanted(recipe, overrides, count, objective)
     wanted = replace(wanted, **{name: value for name, value in changes.items() if value is not None})
-    check_evidence(len(collection), wanted, insist=insist)
+    check_evidence(count, wanted, insist=insist)
     with training_run(out, resume=resume, force=force, quiet=quiet) as folder:
         keep_buffers()
-        say(reading.description)
-        groups = groups_of(collection, group_by)
-        run = _Run(collection, groups, wanted, folder, seed, strict, workers, str(resolve_device(device)))
+        photos: PhotoSet
+        if reading is not None:
+            say(reading.description)
+            groups = groups_of(reading.collection, group_by)
+            photos = FolderPhotos(reading.collection, groups, folder, strict, workers)
+        else:
+            photos = ShardedPhotos.of(shards or (), folder, strict=strict, workers=workers)
+        run = _Run(photos, wanted, folder, seed, str(resolve_device(device)))
         sized = recipe is not None or any(text.startswith("training.steps") for text in overrides)
         return run.run(
             chosen=recipe is None,
@@ -156,7 +161,8 @@ def pretrain_with(
     collection = read_layout(data, labels="optional").collection
     with training_run(out, resume=True) as folder:
         keep_buffers()
-        run = _Run(collection, None, recipe, folder, seed, False, workers, str(resolve_device(device)), store)
+        photos = FolderPhotos(collection, None, folder, workers=workers, store=store)
+        run = _Run(photos, recipe, folder, seed, str(resolve_device(device)))
         return run.run(chosen=False, sized=True, insist=True, resume=True, stop_on_collapse=False)
 
 
@@ -176,15 +182,11 @@ def _wanted(
 class _Run:
     """One run, step by step."""
 
-    collection: Collection
-    groups: list[str] | None
+    photos: PhotoSet
     recipe: PretrainRecipe
     folder: Path
     seed: int
-    strict: bool
-    workers: int | None
     device: str
-    store: Path | None = None
 
     def run(
         self, *, chosen: bool, sized: bool, insist: bool, resume: bool, stop_on_collapse: bool
@@ -196,18 +198,12 @@ class _Run:
         size = self.recipe.view_size or old.image_size[0]
         side = self.recipe.store_size or max(size, 8 * size // 7)
         stored = Transform(size=(side, side), interpolation=old.transform.interpolation)
-        store = stored_once(
-            self.collection, stored, self.store or self.folder / "store", workers=self.workers
-        )
-        usable = self._usable(store)
-        held_out = held_out_rows(self.collection, usable, self.recipe.held_out, self.groups, self.seed)
-        rows = numpy.flatnonzero(usable & ~numpy.isin(numpy.arange(len(usable)), held_out))
-        check_evidence(len(rows), self.recipe, insist=insist)
-        objective, remarks = self._prepared(store, rows, sized=sized, resume=resume, old=old.name)
-        judged = judged_photos(
-            self.collection, held_out, self.groups, old, self.folder / "judged", workers=self.workers
-        )
-        settings = training_settings(self.recipe, len(rows))
+        material = self.photos.material(stored, self.recipe, self.device, self.seed)
+        count = len(material.rows)
+        check_evidence(count, self.recipe, insist=insist)
+        objective, remarks = self._prepared(material, sized=sized, resume=resume, old=old.name)
+        judged = self.photos.judged(material.held_out, old)
+        settings = training_settings(self.recipe, count)
         watch = CollapseWatch(
             settings.steps,
             WatchSettings(every=self.recipe.watch_every, stop_on_collapse=stop_on_collapse),
@@ -215,7 +211,7 @@ class _Run:
         )
         result = train(
             objective,
-            self._source(store, rows, objective),
+            self._source(material, objective),
             settings,
             self.folder,
             seed=self.seed,
@@ -223,32 +219,21 @@ class _Run:
             probe_every=self.recipe.watch_every,
             on_step=watch,
         )
-        remarks = (*remarks, *(f"At step {alarm.step}: {alarm.sentence}." for alarm in watch.alarms))
-        photos = (len(rows), len(held_out))
+        alarms = (f"At step {alarm.step}: {alarm.sentence}." for alarm in watch.alarms)
+        remarks = (*remarks, *alarms, *self.photos.remarks())
+        photos = (count, len(material.held_out))
         if not result.finished or not distributed.is_main():  # the first process judges and writes
             return PretrainRun(self.folder, result, None, "pretrained", photos, remarks)
         return self._judge(objective, old, judged, result, photos, remarks)
 
-    def _usable(self, store: PixelStore) -> NDArray[numpy.bool_]:
-        usable = numpy.ones(len(self.collection), bool)
-        unreadable = sorted(store.unreadable)
-        usable[unreadable] = False
-        if unreadable:
-            first = self.collection.file(unreadable[0])
-            if self.strict:
-                raise UnreadableImage(
-                    f"{first} cannot be read (--strict stops here); `fewsight doctor` says why."
-                )
-            say(f"{len(unreadable)} photos cannot be read and are left out, the first is {first}.")
-        return usable
-
     def _prepared(
-        self, store: PixelStore, rows: NDArray[numpy.int64], *, sized: bool, resume: bool, old: str
+        self, material: Material, *, sized: bool, resume: bool, old: str
     ) -> tuple[Objective, tuple[str, ...]]:
         """The objective, with the recipe filled in, recorded, and said."""
-        kind = self.recipe.kind or seen_kind(store, rows, self.seed)
+        count = len(material.rows)
+        kind = self.recipe.kind or seen_kind(material.photos, material.rows, self.seed)
         remarks = tuple(view_remarks(self.recipe, kind))
-        self.recipe = with_scaled_settings(replace(self.recipe, kind=kind), len(rows))
+        self.recipe = with_scaled_settings(replace(self.recipe, kind=kind), count)
         earlier = (
             read_record(self.folder).settings if resume and (self.folder / "run.yaml").exists() else None
         )
@@ -262,33 +247,32 @@ class _Run:
         backbone = make_backbone(self.recipe, device=self.device, seed=self.seed)
         torch.manual_seed(stream_seed(self.seed, "weights") >> 1)
         objective = make_objective(self.recipe, backbone).to(self.device)
-        took = seconds_per_step(objective, self._source(store, rows, objective))
+        took = seconds_per_step(objective, self._source(material, objective))
         seconds = float(distributed.all_reduce_max(torch.tensor(took, device=self.device)))  # of the slowest
         if not sized and earlier is None:
             self.recipe, words = fitted(self.recipe, seconds, MOST_MINUTES)
         else:
-            settings = training_settings(self.recipe, len(rows))
+            settings = training_settings(self.recipe, count)
             _, words = fitted(replace(self.recipe, training=settings), seconds, math.inf)
-        say(
-            f"{old}: {choice_sentence(self.recipe, training_settings(self.recipe, len(rows)), len(rows))} {words}"
-        )
+        say(f"{old}: {choice_sentence(self.recipe, training_settings(self.recipe, count), count)} {words}")
         values = {**as_values(self.recipe), "backbone": old, "seed": self.seed}
-        record = RunRecord("pretrain", values, {"data": fingerprint(self.collection)})
+        record = RunRecord("pretrain", values, {"data": self.photos.fingerprint})
         if distributed.is_main():
             record_run(self.folder, record, resume=resume)
         return objective, remarks
 
-    def _source(self, store: PixelStore, rows: NDArray[numpy.int64], objective: Objective) -> ViewSource:
+    def _source(self, material: Material, objective: Objective) -> ViewSource:
         backbone = objective.backbone()
         assert isinstance(backbone, Backbone)
         return ViewSource(
-            store,
-            rows,
+            material.photos,
+            material.rows,
             objective.views,
             backbone.transform,
             self.recipe.batch_size,
             seed=self.seed,
             kind=self.recipe.kind or "photos",
+            device=self.device,
         )
 
     def _judge(
@@ -320,7 +304,7 @@ class _Run:
             trained,
             self.recipe,
             run.summary(),
-            fingerprint(self.collection),
+            self.photos.fingerprint,
             keep_old=keep_old,
         )
         write_json(self.folder / "verdict.json", run.summary())
