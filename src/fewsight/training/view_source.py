@@ -44,6 +44,11 @@ class Order(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def places(self) -> int:
+        """How many photos an epoch sees: those of whole batches."""
+        ...
+
     def rows(self, epoch: int, first: int, last: int, seed: int) -> NDArray[numpy.int64]:
         """Rows of the photos at places `first .. last - 1` of an epoch."""
         ...

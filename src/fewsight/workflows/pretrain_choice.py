@@ -163,11 +163,11 @@ def choice_sentence(recipe: PretrainRecipe, settings: TrainingSettings, photos: 
 
 def seen_kind(photos: Photos, rows: NDArray[numpy.int64] | Order, seed: int) -> Kind:
     """`greyscale` where some photos have no colour at all, else `photos`; other kinds must be named."""
-    count = min(LOOKED_AT, len(rows))
     if isinstance(rows, numpy.ndarray):
-        chosen = numpy_generator(seed, "colour of photos").choice(rows, count, replace=False)
+        draw = numpy_generator(seed, "colour of photos")
+        chosen = draw.choice(rows, min(LOOKED_AT, len(rows)), replace=False)
     else:
-        chosen = rows.rows(0, 0, count, seed)
+        chosen = rows.rows(0, 0, min(LOOKED_AT, rows.places), seed)
     pixels = photos.rows(numpy.sort(chosen)).int()
     spread = (pixels.amax(1) - pixels.amin(1)).flatten(1).float().mean(1)  # [N] grey levels between channels
     return "greyscale" if bool((spread < GREY_SPREAD).float().mean() > 0.9) else "photos"

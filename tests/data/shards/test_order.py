@@ -13,8 +13,7 @@ def _order(counts, batch, left_out=(), **others):
 
 
 def _epoch(order, epoch=0, seed=0):
-    last = len(order) // order.batch * order.batch
-    return order.rows(epoch, 0, last, seed)
+    return order.rows(epoch, 0, order.places, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,3 +117,5 @@ def test_left_out_rows_are_skipped():
 def test_a_batch_larger_than_the_set_is_refused():
     with pytest.raises(InvalidInput, match="batch is 9 of 8 photos"):
         _order([8], 9)
+    with pytest.raises(InvalidInput, match="places 8 to 17 are not among the 16 of an epoch"):
+        _order([18], 8).rows(0, 8, 17, 0)

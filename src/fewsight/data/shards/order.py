@@ -54,12 +54,23 @@ class ShardOrder:
         return int(self.starts[-1]) - len(self.left_out)
 
     @property
+    def places(self) -> int:
+        """How many photos an epoch sees: those of whole batches."""
+        return len(self) // self.batch * self.batch
+
+    @property
     def lanes(self) -> int:
         """Places of the stream that a batch is read from."""
         return max(n for n in range(1, min(MOST_LANES, self.batch) + 1) if self.batch % n == 0)
 
     def rows(self, epoch: int, first: int, last: int, seed: int) -> NDArray[numpy.int64]:
-        """Rows of the photos at places `first .. last - 1` of an epoch, int64."""
+        """Rows of the photos at places `first .. last - 1` of an epoch, int64.
+
+        Raises:
+            InvalidInput: an epoch has no such places.
+        """
+        if not 0 <= first <= last <= self.places:
+            raise InvalidInput(f"places {first} to {last} are not among the {self.places} of an epoch.")
         places = numpy.arange(first, last)
         share = self.batch // self.lanes
         number, within = numpy.divmod(places, self.batch)
