@@ -67,7 +67,10 @@ class ShardPhotos:
         self.index, self.transform = index, transform
         self.strict = strict
         self._left_out = numpy.zeros(0, numpy.int64) if left_out is None else left_out
-        self._pool = ThreadPoolExecutor(max(1, default_workers() if workers is None else workers))
+        threads = default_workers() if workers is None else workers
+        self._pool = (
+            ThreadPoolExecutor(threads) if threads > 1 else None
+        )  # one thread more would only be handed to
         self._report = None if report is None else _Report(report)
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(_Shard)
         self._read_ahead = lru_cache(maxsize=REMEMBERED)(self._advise)
@@ -91,7 +94,10 @@ class ShardPhotos:
         wanted = numpy.asarray(index, numpy.int64).tolist()
         for row in wanted:
             self._expect(row)
-        pixels = list(self._pool.map(self._readable, wanted))
+        decoded = (
+            map(self._readable, wanted) if self._pool is None else self._pool.map(self._readable, wanted)
+        )
+        pixels = list(decoded)
         stacked = numpy.stack(pixels) if pixels else numpy.zeros((0, *self.transform.size, 3), numpy.uint8)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
