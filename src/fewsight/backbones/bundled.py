@@ -150,7 +150,7 @@ class BundledBackbone(Backbone):
         patches = patches + position
         if mask is not None and mask.mode == "drop":
             patches = _kept(patches, mask.hidden)
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches.flatten(1, 2)], dim=1)
         return self._through_blocks(tokens, patches.shape[1:3], request)
 
     def position(self, h: int, w: int) -> Tensor:
@@ -168,11 +168,12 @@ class BundledBackbone(Backbone):
             if index in wanted:
                 outputs[index] = self.norm(tokens) if request.normed else tokens
         tokens = self.norm(tokens)
-        heads = (len(tokens), self.num_heads, *grid)
+        B = tokens.shape[0]
+        heads = (B, self.num_heads, *grid)
         keys = projections.key[:, :, 1:]  # [B, n, h w, d]
         return Features(
             cls=tokens[:, 0],
-            patches=tokens[:, 1:].reshape(len(tokens), *grid, self.dim),
+            patches=tokens[:, 1:].reshape(B, *grid, self.dim),
             blocks=_block_tokens([outputs[index] for index in wanted], grid) if wanted else None,
             keys=keys.reshape(*heads, -1) if request.keys else None,
             class_query=projections.query[:, :, 0] if request.class_query else None,

@@ -32,18 +32,24 @@ class SamePaddedConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `[B, C, H, W]`."""
-        pads = [
-            max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            for size, stride, kernel, dilation in zip(
-                input.shape[2:], self.stride, self.kernel_size, self.dilation, strict=True
-            )
-        ]
-        if all(pad % 2 == 0 for pad in pads):
-            padding = (pads[0] // 2, pads[1] // 2)
+        # On stride 1 the padding is the same on both sides and depends on no size: nothing is copied, and a traced
+        # graph serves every size.
+        spans = [(kernel - 1) * held for kernel, held in zip(self.kernel_size, self.dilation, strict=True)]
+        if self.stride == (1, 1) and not any(span % 2 for span in spans):
+            padding = (spans[0] // 2, spans[1] // 2)
         else:
-            (top, left), (bottom, right) = ((p // 2 for p in pads), (p - p // 2 for p in pads))
+            sides = zip(input.shape[2:], self.stride, spans, strict=True)
+            (top, bottom), (left, right) = (_same_padding(*side) for side in sides)
             input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+def _same_padding(size: int, stride: int, span: int) -> tuple[int, int]:
+    """Pixels before and behind a side of `size`, for a kernel that spans `span` pixels more than one."""
+    missing = span - (size - 1) % stride  # the last window begins at the last multiple of the stride
+    if not isinstance(missing, int) or missing >= 0:  # a traced size has no sign yet
+        return missing // 2, missing - missing // 2
+    return 0, 0
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:

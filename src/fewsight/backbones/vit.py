@@ -164,7 +164,7 @@ class VisionTransformerBackbone(Backbone):
     def _positioned(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         model = self.model
         before = [getattr(model, key, None) for key in ("cls_token", "dist_token", "reg_token")]
-        prefix = [token.expand(len(patches), -1, -1) for token in before if token is not None]
+        prefix = [token.expand(patches.shape[0], -1, -1) for token in before if token is not None]
         table = self._table(grid)
         if table is None:
             return model.pos_drop(torch.cat([*prefix, patches], dim=1))

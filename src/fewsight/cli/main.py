@@ -24,6 +24,7 @@ VERBS = (
     "study",
     "geometry",
     "neighbours",
+    "export",
     "backbones",
     "cache",
 )
