@@ -14,6 +14,7 @@ from fewsight.errors import InvalidInput, RunExists
 from fewsight.evaluation import geometry as measures
 from fewsight.evaluation.feature_sums import unit_rows
 from fewsight.workflows import geometry as module
+from fewsight.workflows import geometry_result
 from fewsight.workflows.encoded_data import EncodedData, encode_data, vectors_of
 from fewsight.workflows.geometry import geometry, measure_space, reference_lines
 from fewsight.workflows.geometry_report import cosine_histogram, variance_shares
@@ -94,7 +95,7 @@ def test_words_say_when_cosine_and_isoscore_disagree() -> None:
         module.Space(name, features, {"all": measure_space(features, labels)})
         for name, features in (("cone", cone), ("simplex", corners))
     ]
-    told = list(module._change(*spaces))
+    told = list(geometry_result._change(*spaces))
     assert "they disagree" in told[0]
     assert "further apart" in told[1]
 
@@ -111,13 +112,13 @@ def test_words_say_when_cosine_and_isoscore_disagree() -> None:
     ],
 )
 def test_verdict(cosine: float, isoscore: float, words: str) -> None:
-    assert module._verdict(cosine, isoscore).startswith(words)
+    assert geometry_result._verdict(cosine, isoscore).startswith(words)
 
 
 def test_words_say_when_nothing_changed() -> None:
     part = measure_space(torch.randn(20, 4, generator=torch.Generator().manual_seed(2)), torch.arange(20) % 2)
     space = module.Space("one", torch.zeros(20, 4), {"all": part})
-    told = list(module._change(space, space))
+    told = list(geometry_result._change(space, space))
     assert told[0].endswith("as isotropic as before.")
     assert "as far apart as before" in told[1]
 

@@ -1,4 +1,4 @@
-"""`fewsight geometry DATA`."""
+"""`fewsight geometry MODEL DATA`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ def register(app: typer.Typer) -> None:
 
 
 def geometry(
-    data: Annotated[Path, typer.Argument(help="Labelled photos: class folders or a CSV.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, a run that holds one, or a backbone; left out: --backbone is measured."
+        ),
+    ],
+    data: Annotated[Path | None, typer.Argument(help="Labelled photos: class folders or a CSV.")] = None,
     backbone: shared.BackboneName = "auto",
     against: Annotated[
         str | None,
-        typer.Option("--against", help="Another backbone, the state before: measured on the same photos."),
+        typer.Option(
+            "--against", help="Another model or backbone, the state before: measured on the same photos."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for geometry.json and a page of pictures.")
@@ -42,13 +50,15 @@ def geometry(
 ) -> None:
     """Say what shape a backbone's feature space has on labelled photos: cosines, spectrum, how classes lie.
 
-    Each split of the data is also measured by itself, so that classes trained on and others stand side by side.
+    Each split of the data is also measured by itself; of a model made by `adapt` the classes trained on and the others,
+    and the space behind its projector.
 
-    Example: fewsight geometry photos/ --backbone adapted.safetensors --against fewsight-bundled --out geometry
+    Example: fewsight geometry run/model photos/ --against fewsight-bundled --out geometry
     """
     from fewsight.workflows.geometry import geometry as run
 
     result = run(
+        model,
         data,
         backbone=backbone,
         against=against,

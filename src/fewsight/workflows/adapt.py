@@ -45,6 +45,7 @@ from fewsight.workflows.adapt_training import (
     adapt_backbone,
     encode_rows,
 )
+from fewsight.workflows.projectors import Projectors
 from fewsight.workflows.recipes import as_values, read_recipe, recorded_options
 from fewsight.workflows.run_record import RunRecord, record_run
 from fewsight.workflows.training_run import stored_once, training_run
@@ -319,6 +320,7 @@ class _Run:
         from fewsight.workflows.adapt_report import report_adapt
 
         assert run.verdict is not None
+        classes = [self.data.collection.classes[k] for k in numpy.unique(task.labels[task.train])]
         provenance = {
             "data": self.data.name,
             "data_fingerprint": self.data.fingerprint,
@@ -326,23 +328,31 @@ class _Run:
             "method": self.recipe.method,
             "step": run.step,
             "trained_on": len(task.train),
+            "classes": classes,
             "verdict": run.verdict.as_values(),
         }
         adapted = name_adapted(trained.backbone, self.data.name)
         chosen, vectors = (adapted, after) if run.kept == "adapted" else (self.old, before)
-        classes = [self.data.collection.classes[k] for k in numpy.unique(task.labels[task.train])]
+        held = trained.projectors
         if linear is not None and run.kept == "adapted":
             tensors = linear.classification.head.state_dict()
-            write_backbone(self.folder / "model", chosen, provenance, classes=classes, head=tensors)
+            write_backbone(
+                self.folder / "model", chosen, provenance, classes=classes, head=tensors, projectors=held
+            )
         else:
-            self._write_classifier(chosen, vectors, task, provenance)
+            self._write_classifier(chosen, vectors, task, provenance, held if run.kept == "adapted" else None)
         if run.kept == "old":
-            write_backbone(self.folder / "adapted", adapted, provenance, classes=classes)
+            write_backbone(self.folder / "adapted", adapted, provenance, classes=classes, projectors=held)
         write_json(self.folder / "verdict.json", run.summary())
         report_adapt(run, self.recipe, self.data, self.old)
 
     def _write_classifier(
-        self, backbone: Backbone, vectors: Tensor, task: AdaptTask, provenance: dict[str, Any]
+        self,
+        backbone: Backbone,
+        vectors: Tensor,
+        task: AdaptTask,
+        provenance: dict[str, Any],
+        projectors: Projectors | None,
     ) -> None:
         places = spread_rows(task.train, task.labels[task.train], MOST_SUPPORT, self.seed)
         rows, collection = task.train[places].tolist(), self.data.collection
@@ -357,6 +367,7 @@ class _Run:
             None if self.data.groups is None else [self.data.groups[row] for row in rows],
             provenance,
             seed=self.seed,
+            projectors=projectors,
         )
 
 

@@ -21,6 +21,7 @@ from fewsight.classifier import FewShotClassifier
 from fewsight.model import SavedModel, write_model
 from fewsight.saved_classifier import pack
 from fewsight.seeding import numpy_generator
+from fewsight.workflows.projectors import Projectors, with_projectors
 
 __all__ = ["MOST_SUPPORT", "name_adapted", "spread_rows", "write_backbone", "write_classifier"]
 
@@ -62,6 +63,7 @@ def write_classifier(
     provenance: Mapping[str, Any],
     *,
     seed: int,
+    projectors: Projectors | None = None,
 ) -> FewShotClassifier:
     """A classifier on the frozen backbone as a model folder, which also serves as `--backbone`.
 
@@ -69,6 +71,7 @@ def write_classifier(
         head: `logistic` or `prototypes`.
         vectors: features of the training photos, `[N, D]`.
         labels, files, groups: of the same photos.
+        projectors: that the backbone was trained with.
     """
     classifier = FewShotClassifier(backbone, head, image_size=backbone.image_size, seed=seed)
     classifier.fit(Features(cls=vectors), labels, groups=groups, files=files)
@@ -77,7 +80,7 @@ def write_classifier(
         **saved.description,
         "provenance": {**saved.description["provenance"], "adapted": dict(provenance)},
     }
-    write_model(folder, replace(saved, description=description))
+    write_model(folder, with_projectors(replace(saved, description=description), projectors))
     return classifier
 
 
@@ -88,6 +91,7 @@ def write_backbone(
     *,
     classes: list[str],
     head: Mapping[str, Tensor] | None = None,
+    projectors: Projectors | None = None,
 ) -> None:
     """A backbone alone, or with a linear head: weight `[K, D]` and bias `[K]` of its vectors."""
     tensors = {f"backbone.{name}": value.contiguous() for name, value in backbone.state_dict().items()}
@@ -98,4 +102,4 @@ def write_backbone(
         "licences": {"backbone weights": vars(backbone.licence)},
         "provenance": {"fewsight": fewsight.__version__, "adapted": dict(provenance)},
     }
-    write_model(folder, SavedModel("backbone", description, tensors))
+    write_model(folder, with_projectors(SavedModel("backbone", description, tensors), projectors))

@@ -33,6 +33,7 @@ from fewsight.training.best import BestWeights
 from fewsight.training.loop import TrainingResult, train
 from fewsight.training.settings import TrainingSettings
 from fewsight.workflows.adapt_recipe import AdaptRecipe
+from fewsight.workflows.projectors import Projectors
 
 __all__ = ["AdaptTask", "Adapted", "adapt_backbone", "encode_rows", "training_settings"]
 
@@ -73,6 +74,7 @@ class Adapted:
         result: of the loop; None where nothing was trained.
         step: whose weights were kept.
         stopping: accuracy of these on the photos that chose them; None where nothing chose.
+        projectors: of a contrastive method, for a look at the space that was contrasted.
     """
 
     backbone: Backbone
@@ -80,6 +82,7 @@ class Adapted:
     result: TrainingResult | None
     step: int
     stopping: Interval | None = None
+    projectors: Projectors | None = None
 
     @property
     def finished(self) -> bool:
@@ -121,6 +124,7 @@ def adapt_backbone(
     if recipe.drop_path and not set_drop_path(backbone, recipe.drop_path):
         say(f"{backbone.name} has no residual branches that could be dropped; drop_path is left out.")
     settings = training_settings(recipe, len(task.train), backbone)
+    start = _projector_state(objective)
     best = BestWeights(folder)
     probe = _probe(task, best) if len(task.stop) and recipe.stop_every else None
     if probe is not None:
@@ -140,7 +144,23 @@ def adapt_backbone(
     step = best.step if probe is not None else result.steps
     merge_lora(backbone)
     backbone.requires_grad_(True).eval()
-    return Adapted(backbone, objective.eval(), result, step, best.interval if probe is not None else None)
+    kept = _projector_state(objective)
+    return Adapted(
+        backbone,
+        objective.eval(),
+        result,
+        step,
+        best.interval if probe is not None else None,
+        Projectors(kept, start) if kept and start else None,
+    )
+
+
+def _projector_state(objective: Objective) -> dict[str, Tensor]:
+    """A copy of the projector's tensors; empty where there is none."""
+    projector = getattr(objective, "projector", None)
+    if not isinstance(projector, nn.Module):
+        return {}
+    return {name: value.detach().cpu().clone() for name, value in projector.state_dict().items()}
 
 
 def training_settings(recipe: AdaptRecipe, photos: int, backbone: Backbone) -> TrainingSettings:

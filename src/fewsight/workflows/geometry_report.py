@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ from fewsight.report.maps import choose_method, place
 from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.plots import class_colour, curve_path
 from fewsight.report.wording import counted
+from fewsight.workflows.geometry_result import HELD_OUT, TRAINED_ON
 
 if TYPE_CHECKING:
-    from fewsight.workflows.geometry import Geometry, PartGeometry, Space
+    from fewsight.workflows.geometry_result import Geometry, Space, View
 
 __all__ = ["cosine_histogram", "report_geometry", "variance_shares"]
 
@@ -97,7 +98,7 @@ class _Map:
 
 def report_geometry(found: Geometry, path: Path) -> None:
     """Write the page of what was found."""
-    tables = [_table(found, part) for part in found.after.parts]
+    tables = [_table(view, part) for part in found.after.parts for view in found.views]
     whole = found.after.parts["all"]
     page = Page(
         f"The shape of {found.after.name}'s space",
@@ -113,7 +114,7 @@ def report_geometry(found: Geometry, path: Path) -> None:
                 ),
                 "Measured at unit length, and on the features as they are; the last columns are lines to read by.",
             ),
-            _spectrum(found),
+            _spectra(found),
             _cosines(found),
             _maps(found),
         ],
@@ -129,31 +130,34 @@ def report_geometry(found: Geometry, path: Path) -> None:
     write_page(path, page)
 
 
-def _table(found: Geometry, part: str) -> tuple[str, list[str], list[_Row]]:
+def _table(view: View, part: str) -> tuple[str, list[str], list[_Row]]:
     columns: list[str] = []
     values: list[dict[str, float]] = []
-    for space in found.spaces:
+    for space in view.spaces:
         held = space.parts[part]
-        columns.append(_title(found, space))
+        columns.append(_title(view, space))
         values += [held.unit, held.raw]
-    lines = found.after.parts[part].lines
+    lines = view.after.parts[part].lines
     values += [lines["collapsed"], lines["white"]]
     rows = [
         _Row(words, meaning, tuple(_shown(held.get(key, math.nan)) for held in values))
         for key, (words, meaning) in MEASURES.items()
     ]
-    return _heading(part, found.after.parts[part]), columns, rows
+    return _heading(part, view), columns, rows
 
 
-def _title(found: Geometry, space: Space) -> str:
-    if found.before is None:
+def _title(view: View, space: Space) -> str:
+    if view.before is None:
         return space.name
-    return f"{'after' if space is found.after else 'before'}: {space.name}"
+    return f"{'after' if space is view.after else 'before'}: {space.name}"
 
 
-def _heading(part: str, held: PartGeometry) -> str:
-    name = "All photos" if part == "all" else f"Split {part}"
-    return f"{name}: {counted(held.photos, 'photo')} of {counted(held.classes, 'class', 'classes')}"
+def _heading(part: str, view: View) -> str:
+    held = view.after.parts[part]
+    name = {"all": "All photos", TRAINED_ON: TRAINED_ON.capitalize(), HELD_OUT: HELD_OUT.capitalize()}
+    place = "" if view.name == "backbone" else f", behind the {view.name}"
+    count = f"{counted(held.photos, 'photo')} of {counted(held.classes, 'class', 'classes')}"
+    return f"{name.get(part, f'Split {part}')}{place}: {count}"
 
 
 def _shown(value: float) -> str:
@@ -172,33 +176,38 @@ def variance_shares(features: Tensor) -> Tensor:
     return variances / total if total > 0 else variances
 
 
-def _spectrum(found: Geometry) -> Section:
-    shares = [variance_shares(unit_rows(space.features)) for space in found.spaces]
+def _spectra(found: Geometry) -> Section:
+    lead = "A flat curve uses many directions, a steep one few. Classes that are points end early."
+    plots = [_spectrum(view) for view in found.views]
+    return Section("spectrum", "The spectrum", render("geometry_plots.html", plots=plots), lead)
+
+
+def _spectrum(view: View) -> _Plot:
+    shares = [variance_shares(unit_rows(space.features)) for space in view.spaces]
     longest = max(2, *(len(share) for share in shares))
     lines = [
-        _Line(_title(found, space), class_colour(index, 4), _log_log(share, longest))
-        for index, (space, share) in enumerate(zip(found.spaces, shares, strict=True))
+        _Line(_title(view, space), class_colour(index, 4), _log_log(share, longest))
+        for index, (space, share) in enumerate(zip(view.spaces, shares, strict=True))
     ]
-    D = found.after.features.shape[1]
+    D = view.after.features.shape[1]
     lines.append(
         _Line("white space", class_colour(9, 10), _log_log(torch.full((longest,), 1 / D), longest), True)
     )
-    whole = found.after.parts["all"]
+    whole = view.after.parts["all"]
     if 1 < whole.classes <= longest:
         simplex = torch.full((whole.classes - 1,), 1 / (whole.classes - 1))
         lines.append(
             _Line("classes collapsed to points", class_colour(3, 10), _log_log(simplex, longest), True)
         )
     decades = [10**power for power in range(5) if 10**power <= longest]
-    plot = _Plot(
-        "Share of the variance along each direction, largest first",
+    place = "" if view.name == "backbone" else f", behind the {view.name}"
+    return _Plot(
+        f"Share of the variance along each direction, largest first{place}",
         "direction (logarithmic)",
         tuple(lines),
         tuple((math.log(rank) / math.log(longest), str(rank)) for rank in decades),
         tuple((1 + power / 5, f"{100 * 10.0**power:g} %") for power in (0, -1, -2, -3, -4, -5)),
     )
-    lead = "A flat curve uses many directions, a steep one few. Classes that are points end early."
-    return Section("spectrum", "The spectrum", render("geometry_plots.html", plots=[plot]), lead)
 
 
 def _log_log(shares: Tensor, longest: int) -> str:
@@ -224,11 +233,16 @@ def cosine_histogram(features: Tensor, labels: Tensor, bins: int = BINS) -> tupl
     return within, between
 
 
+def _shown_spaces(found: Geometry) -> Iterator[tuple[View, Space]]:
+    """Every space that has pictures of its own."""
+    return ((view, space) for view in found.views for space in view.spaces)
+
+
 def _cosines(found: Geometry) -> Section:
     chosen = _spread(len(found.collection), MOST_PAIRED)
     labels = torch.from_numpy(found.collection.targets())[chosen]
     plots = []
-    for space in found.spaces:
+    for view, space in _shown_spaces(found):
         both = cosine_histogram(space.features[chosen], labels)
         top = max(float(share.max()) for share in both) or 1.0
         names = ("two photos of one class", "two photos of different classes")
@@ -238,7 +252,7 @@ def _cosines(found: Geometry) -> Section:
         )
         x_ticks = tuple((at, f"{2 * at - 1:g}") for at in (0, 0.25, 0.5, 0.75, 1))
         y_ticks = tuple((at, f"{100 * at * top:.0f} %") for at in (0, 0.5, 1))
-        plots.append(_Plot(_title(found, space), "cosine of two photos", lines, x_ticks, y_ticks))
+        plots.append(_Plot(_title(view, space), "cosine of two photos", lines, x_ticks, y_ticks))
     lead = (
         "Likeness of two photos. All far to the right: a narrow cone, everything looks alike. The further apart the "
         "two curves, the better classes can be told."
@@ -258,13 +272,13 @@ def _maps(found: Geometry) -> Section:
     labels = found.collection.targets()
     classes = found.collection.classes
     maps = []
-    for space in found.spaces:
+    for view, space in _shown_spaces(found):
         places = place(space.features[chosen].numpy()).tolist()
         points = tuple(
             _Point(x, y, int(labels[row]), found.collection.file(row))
             for row, (x, y) in zip(chosen, places, strict=True)
         )
-        maps.append(_Map(_title(found, space), points))
+        maps.append(_Map(_title(view, space), points))
     body = render(
         "geometry_maps.html",
         maps=maps,
