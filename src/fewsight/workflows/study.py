@@ -267,20 +267,28 @@ def _judged_rows(
 
 def _rows(found: Evaluation, name: str, seed: int, judged: JudgedSet) -> list[dict[str, Any]]:
     common = {"cell": name, "seed": seed, "judged_on": judged.name}
-    wanted = MEASURES.get(judged.protocol, "accuracy")
+    # the reference's own figures stand in its own rows
+    own = {_measure(result.as_dict()): result.metric for result in found.results if not result.of_rival}
+    wanted = set(_usual(own, judged.protocol))
     rows: list[dict[str, Any]] = [
         {**common, "what": "figure", "measure": _measure(result.as_dict()), **_ends(result.as_dict())}
         for result in found.results
-        # the reference's own figures stand in its own rows
-        if result.metric.startswith(wanted) and "curve" not in result.metric and not result.of_rival
+        if not result.of_rival and _measure(result.as_dict()) in wanted
     ]
     for what, comparison in found.comparisons.items():
-        if judged.protocol in MEASURES and not what.startswith(wanted):
+        if MEASURES.get(judged.protocol) in own.values() and what not in wanted:
             continue
         difference = comparison.difference
         ends = {"mean": difference.mean, "low": difference.low, "high": difference.high, "n": difference.n}
         rows.append({**common, "what": "difference", "measure": what, **ends})
     return rows
+
+
+def _usual(measures: Mapping[str, str], protocol: str) -> list[str]:
+    """Of measures (in words -> metric) the usual one where the protocol has one, else all that are no by-products."""
+    usual = [words for words, metric in measures.items() if metric == MEASURES.get(protocol)]
+    by_products = ("curve over shots", "over classes")
+    return usual or [words for words in measures if not any(part in words for part in by_products)]
 
 
 def _measure(result: Mapping[str, Any]) -> str:
