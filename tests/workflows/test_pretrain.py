@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import fewsight
 from fewsight.errors import InvalidInput, UnreadableImage
 from fewsight.training.view_source import ViewSource
-from fewsight.workflows.pretrain import pretrain
+from fewsight.workflows.pretrain import _wanted, pretrain
 
 TINY = """
 objective: {objective}
@@ -149,6 +149,17 @@ def test_a_backbone_that_did_not_become_better_is_not_returned(photos, tmp_path)
     if run.kept == "old":
         assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), old.parameters(), strict=True))
         assert fewsight.load_backbone(tmp_path / "run" / "pretrained").image_size == (64, 64)
+
+
+def test_what_is_chosen_follows_photos_and_start():
+    """A teacher must be able to follow within the run: it is what is kept."""
+    assert _wanted(None, (), 500, None).objective == "simclr"
+    assert _wanted(None, ("from_scratch=true",), 5000, None).objective == "masked_clustering"
+    for objective in ("dino", "masked_clustering", "moco_v3"):
+        recipe = _wanted(None, (), 500, objective)
+        steps, momentum = recipe.training.steps, recipe.objective_settings["momentum"]
+        assert momentum ** (steps // 2) < 0.01, "half of the run leaves nothing of the old teacher"
+    assert "scale" not in _wanted(None, (), 500, "simmim").objective_settings
 
 
 def test_a_bad_photo_is_left_out_or_stops_a_strict_run(photos, tmp_path):

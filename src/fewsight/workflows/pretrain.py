@@ -35,6 +35,7 @@ from fewsight.training.watch import CollapseWatch, WatchSettings
 from fewsight.training.watch_neighbours import NeighbourProbe
 from fewsight.workflows.labelled_photos import groups_of
 from fewsight.workflows.pretrain_choice import (
+    CONTINUED_WITH,
     ENOUGH,
     check_evidence,
     choice_sentence,
@@ -172,7 +173,9 @@ def _wanted(
     if recipe is not None:
         return read_recipe(PretrainRecipe, recipe, overrides)
     given = [text.split("=", 1)[1].strip() for text in overrides if text.startswith("objective=")]
-    pretext = objective or (given[-1] if given else PretrainRecipe.objective)
+    fresh = any(text.replace(" ", "").lower() == "from_scratch=true" for text in overrides)
+    usual = PretrainRecipe.objective if fresh else CONTINUED_WITH
+    pretext = objective or (given[-1] if given else usual)
     check_pretext(pretext)
     values = as_values(continuing_recipe(max(2, photos), pretext))
     return checked(PretrainRecipe, with_overrides(values, overrides), "--set")
