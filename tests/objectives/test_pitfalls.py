@@ -1,9 +1,10 @@
 """Known pitfalls of self-supervised training, each with the check that catches it.
 
 Numbers are those of the project's list. Checked elsewhere: 2, 16, 19, 44 `tests/training`; 3 `test_scaling.py`; 4, 27,
-28, 43 `test_two_processes.py`; 7 `test_dino.py`; 22 to 24 `tests/golden`; 30 `test_simclr.py`; 31
-`tests/golden/test_msn_loss.py`; 32 `tests/golden/test_ibot_loss.py`; 39 `tests/training/test_watch.py`; 18, 20, 21, 37
-belong to the data path.
+28, 43 `test_two_processes.py`; 7 `test_dino.py`; 18 `tests/workflows/test_pretrain.py`; 20, 36
+`tests/training/test_view_source.py`; 21, 37 `tests/data/test_pipelines.py`; 22 to 24 `tests/golden`; 25
+`tests/workflows/test_pretrain_choice.py`; 30 `test_simclr.py`; 31 `tests/golden/test_msn_loss.py`; 32
+`tests/golden/test_ibot_loss.py`; 39 `tests/training/test_watch.py`.
 """
 
 from __future__ import annotations

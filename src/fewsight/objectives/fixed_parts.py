@@ -51,14 +51,15 @@ def fix_positions(backbone: Backbone) -> None:
 def give_mask_token(backbone: Backbone, *, deviation: float = 0.02) -> None:
     """A trained token that stands for hidden patches, unless there is one; iBOT starts it at 0 (deviation 0).
 
+    A token of zeros was never trained (distilled networks carry such): it starts anew.
+
     Raises:
         InvalidInput: the backbone is no vision transformer.
     """
-    if not isinstance(backbone, VisionTransformerBackbone):
-        raise InvalidInput(f"{backbone.name} is no vision transformer: its patches cannot be hidden.")
-    if backbone.mask_token is None:
+    if isinstance(backbone, VisionTransformerBackbone) and backbone.mask_token is None:
         backbone.add_mask_token()
-        token = backbone.mask_token
-        assert token is not None
-        if deviation:
-            nn.init.trunc_normal_(token, std=deviation)
+    token = getattr(backbone, "mask_token", None)
+    if not isinstance(token, nn.Parameter):
+        raise InvalidInput(f"{backbone.name} is no vision transformer: its patches cannot be hidden.")
+    if deviation and not token.any():
+        nn.init.trunc_normal_(token, std=deviation)

@@ -326,7 +326,9 @@ class Msn(Objective):
         target, *anchors = checked_views(batch, self.views)
         settings = self.settings
         mask = self._dropped(anchors[0], batch) if settings.drop else None
-        found = encoded(self.student.backbone, anchors, mask)
+        # apart from each other, for focal views may be as large as the random one
+        found = encoded(self.student.backbone, anchors[:1], mask)
+        found += encoded(self.student.backbone, anchors[1:])
         features = torch.cat([pool(part, "cls") for part in found])
         anchor_rows = self.student.head(features)
         target_rows = self.teacher([target])[0]
