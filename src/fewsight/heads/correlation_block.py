@@ -37,6 +37,8 @@ __all__ = [
     "pooling_matrix",
 ]
 
+NOT_RECOMPUTED = 32  # times the bound: 256 MiB; a batch of the small recipe takes 155, one pair at 400 px 580
+
 
 class Columns(Protocol):
     """Where a block's input comes from: columns of support tokens for a range of query tokens.
@@ -148,7 +150,7 @@ class CorrelationAttention(nn.Module):
 
     def forward(self, columns: Columns, bias: Tensor | None, memory_mib: float) -> Tensor:
         """Columns -> [R, out, P, 1 + S'], with at most about `memory_mib` in work before the norms."""
-        kept = self._kept(columns, bias, self._chunk(columns, memory_mib))
+        kept = self._kept(columns, bias, memory_mib)
         shortcut, attended = kept.split([self.out_width, self.hidden], dim=1)
         shortcut = self.short_cut[3](self.short_cut[2](shortcut))
         return self.out_norm(self.agg(attended) + shortcut)
@@ -178,14 +180,21 @@ class CorrelationAttention(nn.Module):
         attended = torch.einsum("rnplm,rncpm->rncpl", logits.softmax(-1), v)
         return torch.cat([shortcut, attended.reshape(R, self.hidden, p, columns)], dim=1)
 
-    def _kept(self, columns: Columns, bias: Tensor | None, chunk: int) -> Tensor:
-        """`front` for all query tokens, in one preallocated tensor; recomputed in the backward pass."""
+    def _kept(self, columns: Columns, bias: Tensor | None, memory_mib: float) -> Tensor:
+        """`front` for all query tokens, in one preallocated tensor.
+
+        With gradients it is recomputed in the backward pass, which costs a third of a step, unless all of it fits
+        into `NOT_RECOMPUTED` times the bound.
+        """
 
         def some(start: int, stop: int) -> Tensor:
             return self.front(*columns.slice(start, stop), bias)
 
+        chunk = self._chunk(columns, memory_mib)
         ranges = [(at, min(at + chunk, columns.tokens)) for at in range(0, columns.tokens, chunk)]
         if torch.is_grad_enabled():
+            if self._mib(columns, columns.tokens) <= NOT_RECOMPUTED * memory_mib:
+                return torch.cat([some(*bounds) for bounds in ranges], dim=2)
             parts = [
                 checkpoint(some, *bounds, use_reentrant=False, preserve_rng_state=False) for bounds in ranges
             ]
@@ -200,10 +209,14 @@ class CorrelationAttention(nn.Module):
 
     def _chunk(self, columns: Columns, memory_mib: float) -> int:
         """Query tokens at a time whose slice, keys and values, logits and their softmax fit the bound."""
+        return max(1, int(memory_mib / self._mib(columns, 1)))
+
+    def _mib(self, columns: Columns, tokens: int) -> float:
+        """MiB in work for so many query tokens."""
         pooled = columns.pooled
         numbers = columns.numbers + 4 * self.hidden * columns.seen + 2 * self.heads * columns.seen * pooled
         numbers += (2 * self.out_width + 4 * self.hidden) * pooled
-        return max(1, int(memory_mib * 2**20 / (self.qkv.weight.element_size() * columns.rows * numbers)))
+        return float(self.qkv.weight.element_size() * columns.rows * numbers * tokens / 2**20)
 
 
 class CorrelationBlock(nn.Module):
