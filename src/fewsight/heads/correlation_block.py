@@ -37,7 +37,9 @@ __all__ = [
     "pooling_matrix",
 ]
 
-NOT_RECOMPUTED = 20  # times the bound: 160 MiB; a batch of the small recipe takes 155, one pair at 400 px 200 to 580
+NOT_RECOMPUTED = (
+    20  # times the bound: 160 MiB; a batch of the small recipe takes 155, one pair at 400 px 200 to 580
+)
 
 
 class Columns(Protocol):

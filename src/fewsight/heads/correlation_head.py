@@ -281,7 +281,8 @@ class ConditionedCorrelation:
     def segment(self, queries: Features, size: tuple[int, int]) -> Segmented:
         """Presence [Q, N] (present above 0.5) and foreground [Q, N, H, W] (foreground from 0.5 on).
 
-        Probabilities are averaged over the shots of each class, as published; `label_map` makes the map.
+        Probabilities are averaged over the shots of each class, as published, or come from all shots at once where the
+        head joins them; `label_map` makes the map.
         """
         patches = self.head._blocks(queries).patches
         presence = patches.new_zeros(len(patches), len(self.names))
@@ -292,13 +293,15 @@ class ConditionedCorrelation:
         return Segmented(presence, foreground)
 
     def _add(self, presence: Tensor, foreground: Tensor, patches: Tensor, rows: Tensor) -> None:
-        """Add the share of some rows to the means over shots of one query."""
+        """Add the share of some rows to the means over shots of one query; joined rows are all shots of a class."""
         seen = [level[rows] for level in self.seen]
-        class_logits, mask_logits = self.head.learner.correlate(
-            patches, self.directions[self.images[rows]], seen
-        )
-        ways = self.ways[rows]
-        weight = self._weights[rows]
+        directions = self.directions[self.images[rows]]
+        if self.head.shots == "joint":
+            class_logits, mask_logits = self.head.learner.correlate_jointly(patches, directions, seen)
+            ways, weight = self.ways[rows[:1]], directions.new_ones(1)
+        else:
+            class_logits, mask_logits = self.head.learner.correlate(patches, directions, seen)
+            ways, weight = self.ways[rows], self._weights[rows]
         slope, shift = self.head.calibration
         present = (slope * (class_logits[:, 1] - class_logits[:, 0]) + shift).sigmoid()
         presence.index_add_(0, ways, (present * weight).to(presence.dtype))
