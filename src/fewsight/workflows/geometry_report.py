@@ -149,7 +149,8 @@ def _table(view: View, part: str) -> tuple[str, list[str], list[_Row]]:
 def _title(view: View, space: Space) -> str:
     if view.before is None:
         return space.name
-    return f"{'after' if space is view.after else 'before'}: {space.name}"
+    when = "after" if space is view.after else "before"
+    return f"{when}: {space.name}" if view.name == "backbone" else f"{when}, behind the {view.name}"
 
 
 def _heading(part: str, view: View) -> str:
