@@ -47,8 +47,8 @@ def as_jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def two_views(pixels: torch.Tensor, samples: numpy.ndarray) -> list[torch.Tensor]:
-    """Ours, from uint8 `[B, 3, H, W]`."""
+def two_views(pixels: torch.Tensor | list[torch.Tensor], samples: numpy.ndarray) -> list[torch.Tensor]:
+    """Ours, from uint8 `[B, 3, H, W]`, or from photos of their own sizes."""
     mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     return [
         augmented(pixels, AUGMENTATIONS["simclr"], SIZE, draws_of(0, view, samples)).sub_(mean).div_(std)
@@ -71,12 +71,9 @@ def main() -> None:
     ids = numpy.arange(COUNT)
     peer = SimCLRTransform(input_size=224)
 
-    def ours_from_jpeg() -> list[list[torch.Tensor]]:
-        made = []
-        for number, file in enumerate(files):
-            pixels = torch.from_numpy(numpy.array(Image.open(io.BytesIO(file)).convert("RGB")))
-            made.append(two_views(pixels.permute(2, 0, 1)[None], ids[number : number + 1]))
-        return made
+    def ours_from_jpeg() -> list[torch.Tensor]:
+        decoded = [numpy.array(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        return two_views([torch.from_numpy(pixels).permute(2, 0, 1) for pixels in decoded], ids)
 
     cases = {
         "from JPEG": {

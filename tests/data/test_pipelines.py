@@ -168,3 +168,16 @@ def test_errors_name_what_is_wrong():
         Augmentation(jitter=(0.4, 0.4, 0.4, 0.7))
     with pytest.raises(InvalidInput, match="kind is 'xray'"):
         for_kind(PLAIN, "xray")  # type: ignore[arg-type]
+
+
+def test_photos_of_their_own_sizes_are_as_by_themselves():
+    generator = torch.Generator().manual_seed(0)
+    photos = [
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        for size in ((40, 56), (31, 90), (40, 56))
+    ]
+    chosen, draws = AUGMENTATIONS["dino_2"], draws_of(0, 0, numpy.arange(3))
+    together = augmented(photos, chosen, (32, 32), draws)
+    for row, photo in enumerate(photos):
+        alone = augmented(photo[None], chosen, (32, 32), draws[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-5)

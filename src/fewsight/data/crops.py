@@ -27,7 +27,7 @@ CROP_DRAWS = 2 * TRIES + 2  # random numbers that one box takes
 
 def random_boxes(
     draws: NDArray[numpy.float64],
-    size: tuple[int, int],
+    size: tuple[int, int] | NDArray[numpy.int64],
     area: tuple[float, float],
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> NDArray[numpy.int64]:
@@ -35,7 +35,7 @@ def random_boxes(
 
     Args:
         draws: uniform in [0, 1), `[B, CROP_DRAWS]`.
-        size: height and width of the photos.
+        size: height and width of the photos, or of each photo `[B, 2]`.
         area: smallest and largest share of the photo's area, in (0, 1].
         aspect: smallest and largest width over height.
 
@@ -49,8 +49,8 @@ def random_boxes(
         raise InvalidInput(f"area is {area}; expected two shares in (0, 1], the smaller first.")
     if not 0 < aspect[0] <= aspect[1]:
         raise InvalidInput(f"aspect is {aspect}; expected two ratios above 0, the smaller first.")
-    H, W = size
     B = len(draws)
+    H, W = numpy.broadcast_to(numpy.asarray(size, numpy.int64), (B, 2)).T[:, :, None]  # [B, 1] each
     shares = area[0] + draws[:, :TRIES] * (area[1] - area[0])
     low, high = numpy.log(aspect)
     ratios = numpy.exp(low + draws[:, TRIES : 2 * TRIES] * (high - low))
@@ -59,10 +59,10 @@ def random_boxes(
     fits = (widths >= 1) & (widths <= W) & (heights >= 1) & (heights <= H)
     first = fits.argmax(1)
     found, rows = fits.any(1), numpy.arange(B)
-    fallback = _centre_box(size, aspect)
-    height = numpy.where(found, heights[rows, first], fallback[0])
-    width = numpy.where(found, widths[rows, first], fallback[1])
-    free = numpy.stack([H - height, W - width], axis=1)
+    height, width = heights[rows, first], widths[rows, first]
+    for row in numpy.flatnonzero(~found).tolist():
+        height[row], width[row] = _centre_box((int(H[row, 0]), int(W[row, 0])), aspect)
+    free = numpy.stack([H[:, 0] - height, W[:, 0] - width], axis=1)
     place = numpy.floor(draws[:, -2:] * (free + 1)).astype(numpy.int64)
     return numpy.column_stack([numpy.where(found[:, None], place, free // 2), height, width])
 

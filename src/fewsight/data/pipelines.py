@@ -12,6 +12,7 @@ between the operations (whole grey levels in Pillow's).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewsight.data.augment import Operation, Padding, photometric
+from fewsight.data.augment import Operation, Padding, photometric_
 from fewsight.data.counter_draws import words
 from fewsight.data.crops import CROP_DRAWS, Interpolation, crop_and_resize, random_boxes
 from fewsight.data.views import Pipeline
@@ -169,12 +170,15 @@ def draws_of(seed: int, view: int, samples: NDArray[numpy.int64]) -> NDArray[num
 
 
 def augmented(
-    pixels: Tensor, chosen: Augmentation, size: tuple[int, int], draws: NDArray[numpy.float64]
+    pixels: Tensor | Sequence[Tensor],
+    chosen: Augmentation,
+    size: tuple[int, int],
+    draws: NDArray[numpy.float64],
 ) -> Tensor:
     """One view of each photo.
 
     Args:
-        pixels: uint8 `[B, 3, H, W]`; not changed.
+        pixels: uint8 `[B, 3, H, W]`, or B photos `[3, H_b, W_b]` of sizes of their own; not changed.
         chosen: the pipeline.
         size: height and width of the view in pixels.
         draws: from `draws_of`, `[B, DRAWS]`.
@@ -182,22 +186,25 @@ def augmented(
     Returns:
         float32 `[B, 3, *size]` in [0, 1].
     """
-    boxes = random_boxes(
-        draws[:, :CROP_DRAWS], (pixels.shape[2], pixels.shape[3]), chosen.area, chosen.aspect
-    )
+    sides = numpy.array([photo.shape[1:] for photo in pixels], numpy.int64).reshape(-1, 2)
+    boxes = random_boxes(draws[:, :CROP_DRAWS], sides, chosen.area, chosen.aspect)
     crops = crop_and_resize(pixels, boxes, size, chosen.interpolation)
+    _flip(crops, draws[:, FLIP] < chosen.flip)  # as bytes, which exchanges the same pixels
     views = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
     step = max(1, CHUNK_BYTES // (12 * size[0] * size[1]))
     for first in range(0, len(crops), step):
         rows = slice(first, first + step)
-        torch.div(crops[rows], 255, out=views[rows])
-        _photometric(views[rows], chosen, draws[rows])
+        _photometric(views[rows].copy_(crops[rows]).div_(255), chosen, draws[rows])
     return views
 
 
+def _flip(crops: Tensor, chosen: NDArray[numpy.bool_]) -> None:
+    for row in numpy.flatnonzero(chosen).tolist():  # a gather of bytes would take longer
+        crops[row] = crops[row].flip(-1)
+
+
 def _photometric(views: Tensor, chosen: Augmentation, draws: NDArray[numpy.float64]) -> None:
-    """Everything after the resize, in place."""
-    _apply(views, "hflip", draws[:, FLIP] < chosen.flip)
+    """Everything after the flip, in place."""
     if chosen.turns:
         _turn(views, numpy.floor(4 * draws[:, TURN]))
     _jitter(views, chosen, draws)
@@ -211,15 +218,15 @@ def _photometric(views: Tensor, chosen: Augmentation, draws: NDArray[numpy.float
 def _jitter(views: Tensor, chosen: Augmentation, draws: NDArray[numpy.float64]) -> None:
     jittered = draws[:, JITTERED] < chosen.jittered
     order = draws[:, ORDER].argsort(axis=1)  # a random permutation for each photo
-    for place in range(len(JITTER)):
-        for number, operation in enumerate(JITTER):
-            strength = chosen.jitter[number]
+    for at_place in order.T:
+        for number in sorted(set(at_place[jittered].tolist())):
+            strength, operation = chosen.jitter[number], JITTER[number]
             if strength == 0:
                 continue
             low = -strength if operation == "hue" else max(0.0, 1 - strength)
             high = strength if operation == "hue" else 1 + strength
             factor = low + draws[:, FACTORS][:, number] * (high - low)
-            _apply(views, operation, jittered & (order[:, place] == number), factor=factor)
+            _apply(views, operation, jittered & (at_place == number), factor=factor)
 
 
 def _apply(views: Tensor, operation: Operation, chosen: NDArray[numpy.bool_], **factors: object) -> None:
@@ -227,9 +234,10 @@ def _apply(views: Tensor, operation: Operation, chosen: NDArray[numpy.bool_], **
     rows = numpy.flatnonzero(chosen)
     if not len(rows):
         return
-    if len(views) == 1:  # a large picture by itself: no gathering
-        plain = {k: float(v[0]) if isinstance(v, numpy.ndarray) else v for k, v in factors.items()}
-        views.copy_(photometric(views, operation, **plain))  # type: ignore[arg-type]
+    if len(rows) == 1:  # large pictures come by themselves: nothing is gathered, and factors are numbers
+        row = int(rows[0])
+        plain = {k: float(v[row]) if isinstance(v, numpy.ndarray) else v for k, v in factors.items()}
+        photometric_(views[row : row + 1], operation, **plain)  # type: ignore[arg-type]
         return
     index = torch.from_numpy(rows).to(views.device)
     given = {
@@ -238,7 +246,9 @@ def _apply(views: Tensor, operation: Operation, chosen: NDArray[numpy.bool_], **
         else value
         for name, value in factors.items()
     }
-    views[index] = photometric(views[index], operation, **given)  # type: ignore[arg-type]
+    part = views[index]
+    photometric_(part, operation, **given)  # type: ignore[arg-type]
+    views[index] = part
 
 
 def _turn(views: Tensor, quarters: NDArray[numpy.float64]) -> None:
