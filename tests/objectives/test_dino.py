@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fewsight.errors import InvalidInput
+from fewsight.errors import FewsightError, InvalidInput
 from fewsight.objectives.assignments import assign
 from fewsight.objectives.cross_entropy import view_cross_entropy
 from fewsight.objectives.dino import dino_loss
@@ -77,3 +77,48 @@ def test_refuses_a_centre_of_another_width():
         dino_loss(random(2, 3, 4), random(2, 3, 4), torch.zeros(5), 0.1, 0.04)
     with pytest.raises(InvalidInput, match="temperature"):
         dino_loss(random(2, 3, 4), random(2, 3, 4), torch.zeros(4), 0.1, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_logits_that_are_given_away_leave_the_same_value_and_gradients(dtype):
+    rows, layer = random(12, 7).to(dtype), random(9, 7, seed=3).to(dtype).requires_grad_(True)
+    teacher, center = random(2, 3, 9, seed=1).float(), random(9, seed=2).float()
+    teacher, center = (t.to(dtype) if dtype == torch.float64 else t for t in (teacher, center))
+    found = []
+    for overwrite in (False, True):
+        logits = torch.nn.functional.linear(rows, layer).unflatten(0, (4, 3))
+        loss = dino_loss(logits, teacher, center, 0.1, 0.04, overwrite=overwrite)
+        found.append((loss.detach(), *torch.autograd.grad(2 * loss, layer)))
+    for own, given in zip(*found, strict=True):
+        assert torch.equal(own, given)
+
+
+def test_given_away_logits_take_no_memory_for_their_gradient():
+    leaf = random(4, 3, 9).requires_grad_(True)
+    logits = 1 * leaf
+    loss = dino_loss(logits, random(2, 3, 9, seed=1), random(9, seed=2), 0.1, 0.04, overwrite=True)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert torch.equal(logits.detach(), gradient)
+
+
+def test_other_uses_of_given_away_logits_are_refused_and_not_wrong():
+    logits = 1 * random(4, 3, 9).requires_grad_(True)
+    square = logits.square().sum()  # keeps the logits for its gradient
+    loss = dino_loss(logits, random(2, 3, 9, seed=1), random(9, seed=2), 0.1, 0.04, overwrite=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (loss + square).backward()
+    leaf = random(4, 3, 9).requires_grad_(True)
+    with pytest.raises(InvalidInput, match="over a parameter"):
+        dino_loss(leaf, random(2, 3, 9, seed=1), None, 0.1, 0.04, method="none", overwrite=True)
+    logits = 1 * random(4, 3, 9).requires_grad_(True)
+    loss = dino_loss(logits, random(2, 3, 9, seed=1), random(9, seed=2), 0.1, 0.04, overwrite=True)
+    loss.backward(retain_graph=True)
+    with pytest.raises(FewsightError, match="asked for twice"):
+        loss.backward()
+
+
+def test_without_gradients_nothing_is_overwritten():
+    logits = random(4, 3, 9)
+    before = logits.clone()
+    dino_loss(logits, random(2, 3, 9, seed=1), random(9, seed=2), 0.1, 0.04, overwrite=True)
+    assert logits.equal(before)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fewsight.distributed import global_rows
-from fewsight.errors import InvalidInput
+from fewsight.errors import FewsightError, InvalidInput
 from fewsight.objectives.blocks import at_least_float32, full_precision, row_blocks
 from fewsight.objectives.ranges import check_positive
 from fewsight.shapes import check_shapes
@@ -55,11 +55,22 @@ def view_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> 
 
 
 def streamed_view_cross_entropy(
-    student: Tensor, target_views: int, targets_of: Callable[[slice], Tensor], temperature: float
+    student: Tensor,
+    target_views: int,
+    targets_of: Callable[[slice], Tensor],
+    temperature: float,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """`view_cross_entropy` of targets that are made block by block, `[G, rows, K]` for a slice of images.
 
     They may be asked for more than once, and must be the same each time.
+
+    Args:
+        overwrite: the memory of `student` becomes that of its gradient; see `dino_loss`.
+
+    Raises:
+        InvalidInput: also where a leaf would be overwritten.
     """
     V, B, _ = check_shapes(student=(student, "V B K")).values()
     check_positive(temperature=temperature)
@@ -72,7 +83,15 @@ def streamed_view_cross_entropy(
         )
     masses = [G - 1] * G + [G] * (V - G)
     weight = _one_over(pairs * global_rows(B, student.device), student)
-    return _fused(student, weight.expand(V, B), temperature, masses, lambda rows: _met(targets_of(rows), V))
+    if overwrite and student.is_leaf and student.requires_grad:
+        raise InvalidInput(
+            "overwrite would write the gradient over a parameter; expected logits that were computed."
+        )
+
+    def met(rows: slice) -> Sequence[Tensor | None]:
+        return _met(targets_of(rows), V)
+
+    return _fused(student, weight.expand(V, B), temperature, masses, met, overwrite=overwrite)
 
 
 def _met(targets: Tensor, views: int) -> list[Tensor | None]:
@@ -137,12 +156,18 @@ def _one_over(count: int | Tensor, like: Tensor) -> Tensor:
 
 
 def _fused(
-    logits: Tensor, weights: Tensor, temperature: float, masses: Sequence[int], targets_of: TargetsOf
+    logits: Tensor,
+    weights: Tensor,
+    temperature: float,
+    masses: Sequence[int],
+    targets_of: TargetsOf,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """Weighted sum of `mass logsumexp(x) - <targets, x>` for logits `[V, R, K]` and weights `[V, R]`."""
     # An autograd function cannot see from inside whether gradients are off.
     trained = torch.is_grad_enabled() and logits.requires_grad
-    return _FusedCrossEntropy.apply(logits, weights, trained, temperature, masses, targets_of)
+    return _FusedCrossEntropy.apply(logits, weights, trained, overwrite, temperature, masses, targets_of)
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -152,15 +177,19 @@ class _FusedCrossEntropy(torch.autograd.Function):
         logits: Tensor,
         weights: Tensor,
         trained: bool,
+        overwrite: bool,
         temperature: float,
         masses: Sequence[int],
         targets_of: TargetsOf,
     ) -> Tensor:
-        ctx.save_for_backward(logits, weights)
-        ctx.settings = temperature, masses, targets_of
+        ctx.settings, ctx.overwrite = (temperature, masses, targets_of), overwrite
         # 16-bit gradients wait for the backward pass: loss scaling comes before their rounding.
         at_once = trained and logits.dtype == weights.dtype
-        ctx.gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if at_once else None
+        ctx.gradient = _place(logits, overwrite) if at_once else None
+        if at_once and overwrite:  # logits are gone then; autograd's own check would find them changed
+            ctx.save_for_backward()
+        else:
+            ctx.save_for_backward(logits, weights)
         with full_precision(logits):
             return _sweep(logits, weights, ctx.gradient, temperature, masses, targets_of)
 
@@ -171,13 +200,27 @@ class _FusedCrossEntropy(torch.autograd.Function):
         # Given away once, as whoever gets it may write to it; a second backward pass makes it again.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
+            if not ctx.saved_tensors:
+                raise FewsightError(
+                    "the gradient of overwritten logits was asked for twice; call the loss without overwrite."
+                )
             logits, weights = ctx.saved_tensors
-            gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+            gradient = _place(logits, ctx.overwrite)
             with full_precision(logits):
                 _sweep(logits, weights * scale, gradient, *ctx.settings)
         elif scale.device.type != "cpu" or scale.item() != 1:
             gradient.mul_(scale)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
+
+
+def _place(logits: Tensor, overwrite: bool) -> Tensor:
+    """Where the gradient is written: over the logits, each block when it has been read, or into memory of its own.
+
+    `detach` shares the count of changes, so that autograd refuses any other use of the overwritten logits.
+    """
+    if overwrite and logits.is_contiguous():
+        return logits.detach()
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _sweep(

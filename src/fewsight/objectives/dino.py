@@ -46,6 +46,7 @@ def dino_loss(
     *,
     method: AssignmentMethod = "centring",
     iterations: int = 3,
+    overwrite: bool = False,
 ) -> Tensor:
     """Cross-entropy of student views against the teacher's assignments of the other global views.
 
@@ -55,6 +56,8 @@ def dino_loss(
         center: `[K]` from before this step; None unless `method` is `centring`.
         student_temperature, teacher_temperature: above 0; published 0.1 and 0.04 to 0.07.
         method: against collapse; Sinkhorn assigns all global views together, with `iterations`.
+        overwrite: give `student` away: its memory becomes that of its gradient, so that the loss needs none. For logits
+            that were computed and are used nowhere else; autograd refuses other uses. Not with Sinkhorn.
 
     Returns:
         Scalar; ln K when nothing is learnt.
@@ -79,7 +82,9 @@ def dino_loss(
         return assign(teacher[:, rows], method, teacher_temperature, center)
 
     targets_of(slice(0, 0))  # wrong settings are told before any work
-    return streamed_view_cross_entropy(student, len(teacher), targets_of, student_temperature)
+    return streamed_view_cross_entropy(
+        student, len(teacher), targets_of, student_temperature, overwrite=overwrite
+    )
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Dino(Distillation):
             self.temperature,
             method=self.avoidance.assignment,
             iterations=self.avoidance.iterations,
+            overwrite=not self.avoidance.adds_spread,  # else ME-MAX reads the student's logits, too
         )
         terms = self.class_terms(loss, student, teacher, features[:B])
         if not settings.koleo_weight:
