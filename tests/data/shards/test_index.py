@@ -79,6 +79,9 @@ def test_shards_without_photos_are_refused(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("a.txt", b"text")])
     with pytest.raises(InvalidInput, match=r"hold no photo; a sample is KEY\.jpg"):
         build_index([file], tmp_path / "index")
+    (tmp_path / "page.tar").write_bytes(b"<html>" * 200)
+    with pytest.raises(InvalidInput, match=r"hold no photo \(.*page\.tar is no tar file"):
+        count_up_to([tmp_path / "page.tar"], 8)
 
 
 def test_a_damaged_index_is_told(tmp_path):

@@ -72,12 +72,20 @@ class ShardIndex:
 
 
 def count_up_to(files: Sequence[Path], enough: int) -> int:
-    """Photos in the shards, counted no further than `enough`."""
-    count = 0
+    """Photos in the shards, counted no further than `enough`.
+
+    Raises:
+        InvalidInput: a shard cannot be opened, or they hold no photo at all.
+    """
+    count, damage = 0, []
     for file in files:
-        count += len(read_headers(file).photos)
+        headers = read_headers(file)
+        count += len(headers.photos)
+        damage += [headers.damage] if headers.damage else []
         if count >= enough:
             return enough
+    if count == 0:
+        raise _no_photo(len(files), damage)
     return count
 
 
@@ -149,10 +157,7 @@ def open_index(folder: Path) -> ShardIndex:
     if size != count * ROW.itemsize:
         raise IncompatibleModel(f"{path} is damaged: delete the folder and make it anew.")
     if count == 0:
-        why = f" ({state['damage'][0]})" if state["damage"] else ""
-        raise InvalidInput(
-            f"the {len(state['files'])} shards hold no photo{why}; a sample is KEY.jpg, or another picture."
-        )
+        raise _no_photo(len(state["files"]), state["damage"])
     return ShardIndex(
         tuple(Path(name) for name, *_ in state["files"]),
         numpy.concatenate([[0], numpy.cumsum(state["counts"])]).astype(numpy.int64),
@@ -161,6 +166,11 @@ def open_index(folder: Path) -> ShardIndex:
         tuple(state["damage"]),
         state["passed"],
     )
+
+
+def _no_photo(shards: int, damage: Sequence[str]) -> InvalidInput:
+    why = f" ({damage[0]})" if damage else ""
+    return InvalidInput(f"the {shards} shards hold no photo{why}; a sample is KEY.jpg, or another picture.")
 
 
 def _in_order(files: Sequence[Path], workers: int) -> Iterator[ShardHeaders]:
