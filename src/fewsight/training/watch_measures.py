@@ -153,7 +153,7 @@ def _targets(measures: Mapping[str, float]) -> list[Finding]:
             Finding(
                 "targets",
                 f"few prototypes take nearly all photos (entropy of the mean {measures['mean_target_entropy']:.3f} of "
-                f"{limit:.3f}): dominance; use centring, Sinkhorn or ME-MAX, or a faster centre",
+                f"{limit:.3f}): dominance; use centring or Sinkhorn (ME-MAX beside either), or a faster centre",
             )
         ]
     return []
@@ -168,8 +168,8 @@ def _prototypes(measures: Mapping[str, float]) -> list[Finding]:
     return [
         Finding(
             "prototypes",
-            f"{used:.0f} of {possible:.0f} prototypes that could win do; use centring, Sinkhorn or ME-MAX, or fewer "
-            "prototypes",
+            f"{used:.0f} of {possible:.0f} prototypes that could win do; use centring or Sinkhorn (ME-MAX beside "
+            "either), or fewer prototypes",
         )
     ]
 
