@@ -21,6 +21,7 @@ from fewsight.data.pipelines import Kind
 from fewsight.errors import InvalidInput
 from fewsight.names import resolve
 from fewsight.objectives.scaling import scaled_values
+from fewsight.progress import duration
 from fewsight.seeding import numpy_generator
 from fewsight.training.settings import TrainingSettings
 from fewsight.training.view_source import Order, Photos
@@ -143,7 +144,7 @@ def fitted(
 
     >>> recipe, words = fitted(continuing_recipe(500), 12.0, 30)
     >>> recipe.training.steps, words
-    (200, 'About 40 minutes (200 steps of 12.0 s).')
+    (200, 'About 40 min (200 steps of 12.0 s).')
     """
     steps = recipe.training.steps
     if steps * seconds_per_step > 60 * most_minutes:
@@ -153,9 +154,7 @@ def fitted(
             recipe.training, steps=steps, warmup_steps=steps // 10, backbone_frozen_steps=steps // 5
         )
         recipe = replace(recipe, training=training)
-    minutes = steps * seconds_per_step / 60
-    took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} minutes"
-    return recipe, f"About {took} ({steps} steps of {seconds_per_step:.1f} s)."
+    return recipe, f"About {duration(steps * seconds_per_step)} ({steps} steps of {seconds_per_step:.1f} s)."
 
 
 def choice_sentence(recipe: PretrainRecipe, settings: TrainingSettings, photos: int) -> str:
