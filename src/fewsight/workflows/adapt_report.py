@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewsight.backbones.backbone import Backbone
 from fewsight.protocols.verdict import Verdict
@@ -15,11 +15,9 @@ from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.plots import Line, Plot, class_colour, curve_path
 from fewsight.report.sections import run_section
 from fewsight.report.wording import counted
-
-if TYPE_CHECKING:
-    from fewsight.workflows.adapt import AdaptRun
-    from fewsight.workflows.adapt_data import LabelledData
-    from fewsight.workflows.adapt_recipe import AdaptRecipe
+from fewsight.workflows.adapt_data import LabelledData
+from fewsight.workflows.adapt_recipe import AdaptRecipe
+from fewsight.workflows.adapt_result import AdaptRun
 
 __all__ = ["report_adapt"]
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,10 +15,7 @@ from fewsight.report.maps import choose_method, place
 from fewsight.report.page import Page, Section, Tile, render, write_page
 from fewsight.report.plots import class_colour, curve_path
 from fewsight.report.wording import counted
-from fewsight.workflows.geometry_result import HELD_OUT, TRAINED_ON
-
-if TYPE_CHECKING:
-    from fewsight.workflows.geometry_result import Geometry, Space, View
+from fewsight.workflows.geometry_result import HELD_OUT, TRAINED_ON, Geometry, Space, View
 
 __all__ = ["cosine_histogram", "report_geometry", "variance_shares"]
 
