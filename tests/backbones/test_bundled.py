@@ -58,18 +58,18 @@ def test_internals_equal_the_blocks_written_out(backbone: BundledBackbone) -> No
     outputs, q, k, softmax = plain_blocks(backbone, tokens)
     final = backbone.norm(outputs[-1])
 
-    def same(found: Tensor | None, expected: Tensor) -> None:
+    def assert_same(found: Tensor | None, expected: Tensor) -> None:
         # fused attention sums in another order: float32 rounding through four blocks
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
-    same(found.cls, final[:, 0])
-    same(found.patches, final[:, 1:].reshape(2, 6, 8, -1))
+    assert_same(found.cls, final[:, 0])
+    assert_same(found.patches, final[:, 1:].reshape(2, 6, 8, -1))
     assert found.blocks is not None
-    same(found.blocks.cls, torch.stack(outputs, 1)[:, :, 0])
-    same(found.blocks.patches, torch.stack(outputs, 1)[:, :, 1:].reshape(2, 4, 6, 8, -1))
-    same(found.keys, k[:, :, 1:].reshape(2, 4, 6, 8, -1))
-    same(found.class_query, q[:, :, 0])
-    same(found.attention, softmax[:, :, 0, 1:].reshape(2, 4, 6, 8))
+    assert_same(found.blocks.cls, torch.stack(outputs, 1)[:, :, 0])
+    assert_same(found.blocks.patches, torch.stack(outputs, 1)[:, :, 1:].reshape(2, 4, 6, 8, -1))
+    assert_same(found.keys, k[:, :, 1:].reshape(2, 4, 6, 8, -1))
+    assert_same(found.class_query, q[:, :, 0])
+    assert_same(found.attention, softmax[:, :, 0, 1:].reshape(2, 4, 6, 8))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def features(value: float = 0.0, size: int = 4) -> Features:
     )
 
 
-def same(one: Features, two: Features) -> bool:
+def assert_same(one: Features, two: Features) -> bool:
     return all(
         (a is None and b is None) or (a.dtype == b.dtype and torch.equal(a, b))
         for a, b in zip((*one[:2], *one.blocks, *one[3:]), (*two[:2], *two.blocks, *two[3:]), strict=True)
@@ -38,7 +38,7 @@ def test_what_was_put_comes_back_bit_for_bit(tmp_path):
     with FeatureCache(tmp_path) as cache:
         assert cache.holds("a")
         found, words = cache.get("a")
-    assert same(found, kept)
+    assert assert_same(found, kept)
     assert words == {"note": "ünicode"}
 
 

@@ -18,7 +18,7 @@ FILES = tuple(f"é/{row}.jpg" for row in range(sum(SIZES)))
 CLASSES = tuple("abcdef")
 
 
-def same(one: Episode, other: Episode) -> bool:
+def assert_same(one: Episode, other: Episode) -> bool:
     return all(
         numpy.array_equal(getattr(one, name), getattr(other, name))
         for name in ("classes", "support", "support_way", "query", "query_way")
@@ -44,7 +44,7 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     back = load_episodes(tmp_path / "list.npz").on(FILES, CLASSES, "0123")
     for before, after in zip(episodes.parts, back.parts, strict=True):
         assert after[:3] == before[:3]
-        assert all(same(*pair) for pair in zip(before.episodes, after.episodes, strict=True))
+        assert all(assert_same(*pair) for pair in zip(before.episodes, after.episodes, strict=True))
     assert (tmp_path / "list.npz").stat().st_size < 20_000
     with numpy.load(tmp_path / "list.npz", allow_pickle=False) as held:  # what others see
         assert held["files"][held["support"][0]] == FILES[episodes.parts[0].episodes[0].support[0]]

@@ -49,7 +49,7 @@ def changed(given, **changes):
     return {**given, **changes}
 
 
-def same(left, right):
+def assert_same(left, right):
     torch.testing.assert_close(left, right, **EXACT)
 
 
@@ -185,7 +185,7 @@ def test_head_gives_the_scores_of_the_function(head):
         expected = crosstransformer_logits(
             maps(queries), maps(support().features)[images], columns, head.key_weight, head.value_weight
         )
-    same(conditioned.scores(queries), expected)
+    assert_same(conditioned.scores(queries), expected)
 
 
 def test_head_needs_no_patches():
@@ -197,11 +197,11 @@ def test_head_needs_no_patches():
 def test_with_and_without_a_class(head):
     queries, conditioned = patches(4, seed=1), head.condition(support())
     scores = conditioned.scores(queries)
-    same(conditioned.without_class("b").scores(queries), scores[:, [0, 2]])
+    assert_same(conditioned.without_class("b").scores(queries), scores[:, [0, 2]])
     larger = conditioned.with_class("d", patches(2, seed=2))
     assert larger.names == ("a", "b", "c", "d")
-    same(larger.scores(queries)[:, :3], scores)
-    same(larger.without_class("d").scores(queries), scores)
+    assert_same(larger.scores(queries)[:, :3], scores)
+    assert_same(larger.without_class("d").scores(queries), scores)
     for fault in (
         lambda: conditioned.with_class("a", patches(1)),
         lambda: conditioned.with_class("d", patches(1, grid=(1, 3))),
@@ -244,10 +244,10 @@ def test_matches_are_the_strongest_attention(head):
     attention = torch.softmax(query_keys @ keys.T / keys.shape[1] ** 0.5, 2)
     best = attention.argsort(2, descending=True)[..., :3]
     assert torch.equal(found.support * 6 + found.position, best)
-    same(found.weight, attention.gather(2, best))
-    same(-found.distance.mean(1), conditioned.scores(queries)[:, 1])
+    assert_same(found.weight, attention.gather(2, best))
+    assert_same(-found.distance.mean(1), conditioned.scores(queries)[:, 1])
     whole = conditioned.matches(queries, "a", top=99)
-    same(whole.weight.sum(2), torch.ones(2, 6).double())
+    assert_same(whole.weight.sum(2), torch.ones(2, 6).double())
     with pytest.raises(InvalidInput):
         conditioned.matches(queries, "b", top=0)
     with pytest.raises(InvalidInput, match="'z'"):
@@ -280,10 +280,10 @@ def test_attention_is_the_heat_map_of_the_matches(head):
     queries, conditioned = patches(2, seed=1), head.condition(support())
     maps = conditioned.attention(queries, "b")
     assert maps.shape == (2, 6, 3, 2, 3)
-    same(maps.sum((2, 3, 4)), torch.ones(2, 6).double())
+    assert_same(maps.sum((2, 3, 4)), torch.ones(2, 6).double())
     found = conditioned.matches(queries, "b", top=18)
     flat = maps.flatten(2)
-    same(found.weight, flat.sort(2, descending=True).values)
-    same(flat.gather(2, found.support * 6 + found.position), found.weight)
+    assert_same(found.weight, flat.sort(2, descending=True).values)
+    assert_same(flat.gather(2, found.support * 6 + found.position), found.weight)
     with pytest.raises(InvalidInput, match="no class 'z'"):
         conditioned.attention(queries, "z")

@@ -102,7 +102,7 @@ for_any_episode = given(drawn=episodes())
 often = settings(max_examples=25, deadline=None, derandomize=True)
 
 
-def same(left: Tensor, right: Tensor) -> None:
+def assert_same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, **EXACT)
 
 
@@ -115,22 +115,22 @@ def projected(maps: Tensor, weight: Tensor) -> Tensor:
 def test_order_of_supports_and_of_queries(drawn: Drawn) -> None:
     logits = drawn.logits()
     order, rows = drawn.permutation(len(drawn.supports)), drawn.permutation(len(drawn.queries))
-    same(drawn.logits(supports=drawn.supports[order], labels=drawn.labels[order]), logits)
-    same(drawn.logits(queries=drawn.queries[rows]), logits[rows])
+    assert_same(drawn.logits(supports=drawn.supports[order], labels=drawn.labels[order]), logits)
+    assert_same(drawn.logits(queries=drawn.queries[rows]), logits[rows])
 
 
 @often
 @for_any_episode
 def test_names_of_classes_move_columns_and_nothing_else(drawn: Drawn) -> None:
     logits = drawn.logits()
-    same(drawn.logits(labels=drawn.labels * 7 - 20), logits)
-    same(drawn.logits(labels=-drawn.labels), logits.flip(1))
+    assert_same(drawn.logits(labels=drawn.labels * 7 - 20), logits)
+    assert_same(drawn.logits(labels=-drawn.labels), logits.flip(1))
 
 
 @often
 @for_any_episode
 def test_a_row_depends_on_its_query_alone(drawn: Drawn) -> None:
-    same(torch.cat([drawn.logits(queries=one[None]) for one in drawn.queries]), drawn.logits())
+    assert_same(torch.cat([drawn.logits(queries=one[None]) for one in drawn.queries]), drawn.logits())
 
 
 @often
@@ -140,9 +140,9 @@ def test_a_column_depends_on_its_class_alone(drawn: Drawn) -> None:
     for column, label in enumerate(drawn.classes):
         kept = drawn.labels != label
         others = [other for other in range(logits.shape[1]) if other != column]
-        same(drawn.logits(supports=drawn.supports[kept], labels=drawn.labels[kept]), logits[:, others])
+        assert_same(drawn.logits(supports=drawn.supports[kept], labels=drawn.labels[kept]), logits[:, others])
         alone = drawn.logits(supports=drawn.supports[~kept], labels=drawn.labels[~kept])
-        same(alone, logits[:, column : column + 1])
+        assert_same(alone, logits[:, column : column + 1])
 
 
 @often
@@ -150,7 +150,7 @@ def test_a_column_depends_on_its_class_alone(drawn: Drawn) -> None:
 def test_all_images_of_a_class_again_change_nothing(drawn: Drawn, times: int) -> None:
     own = (drawn.labels == drawn.classes[0]).nonzero()[:, 0].tolist()
     rows = [*range(len(drawn.labels)), *(own * (times - 1))]
-    same(drawn.logits(supports=drawn.supports[rows], labels=drawn.labels[rows]), drawn.logits())
+    assert_same(drawn.logits(supports=drawn.supports[rows], labels=drawn.labels[rows]), drawn.logits())
 
 
 @often
@@ -159,13 +159,13 @@ def test_one_image_again_adds_log_2_to_its_scores_and_leaves_other_columns(drawn
     own = drawn.labels == drawn.classes[0]
     rows = [*range(len(drawn.labels)), int(own.nonzero()[0])]
     found = drawn.logits(supports=drawn.supports[rows], labels=drawn.labels[rows])
-    same(found[:, 1:], drawn.logits()[:, 1:])
+    assert_same(found[:, 1:], drawn.logits()[:, 1:])
     q, w = (projected(drawn.queries, weight) for weight in (drawn.key_weight, drawn.value_weight))
     k, v = (projected(drawn.supports[own], weight) for weight in (drawn.key_weight, drawn.value_weight))
     scores = q @ k.flatten(0, 1).T / k.shape[2] ** 0.5
     scores[..., : k.shape[1]] += LOG_2  # the positions of the image that stands twice
     aligned = torch.softmax(scores, -1) @ v.flatten(0, 1)
-    same(found[:, 0], -(aligned - w).square().sum(2).mean(1))
+    assert_same(found[:, 0], -(aligned - w).square().sum(2).mean(1))
 
 
 @often
@@ -179,14 +179,14 @@ def test_positions_have_no_order(drawn: Drawn) -> None:
             [m.flatten(1)[:, torch.randperm(cells, generator=generator)].view_as(m) for m in maps]
         )
 
-    same(drawn.logits(queries=mixed(drawn.queries)), logits)
-    same(drawn.logits(supports=mixed(drawn.supports)), logits)
+    assert_same(drawn.logits(queries=mixed(drawn.queries)), logits)
+    assert_same(drawn.logits(supports=mixed(drawn.supports)), logits)
 
 
 @often
 @given(drawn=episodes(), factor=st.floats(0.25, 4.0))
 def test_a_factor_on_the_values_is_squared_in_the_logits(drawn: Drawn, factor: float) -> None:
-    same(drawn.logits(value_weight=factor * drawn.value_weight), factor**2 * drawn.logits())
+    assert_same(drawn.logits(value_weight=factor * drawn.value_weight), factor**2 * drawn.logits())
 
 
 @often
@@ -195,7 +195,7 @@ def test_a_factor_on_the_keys_is_a_temperature(drawn: Drawn, factor: float) -> N
     """Scores times the factor squared; n copies of the keys have scores n / sqrt(n) as large."""
     found = drawn.logits(key_weight=factor * drawn.key_weight)
     copies = torch.cat([drawn.key_weight] * 4) * factor / 2**0.5
-    same(drawn.logits(key_weight=copies), found)
+    assert_same(drawn.logits(key_weight=copies), found)
 
 
 @often
@@ -204,7 +204,7 @@ def test_rotations_of_either_map_change_nothing(drawn: Drawn) -> None:
     logits = drawn.logits()
     for name in ("key_weight", "value_weight"):
         weight = getattr(drawn, name)
-        same(drawn.logits(**{name: drawn.rotation(len(weight)) @ weight}), logits)
+        assert_same(drawn.logits(**{name: drawn.rotation(len(weight)) @ weight}), logits)
 
 
 def with_bias(drawn: Drawn, name: str, size: float) -> dict[str, Tensor]:
@@ -245,7 +245,7 @@ def test_a_bias_of_the_keys_leaves_the_term_that_depends_on_the_support(drawn: D
         k, v = (projected(own, weight).flatten(0, 1) for weight in (drawn.key_weight, drawn.value_weight))
         attention = torch.softmax((q @ k.T + k @ bias) / k.shape[1] ** 0.5, -1)
         columns.append(-(attention @ v - w).square().sum(2).mean(1))
-    same(found, torch.stack(columns, 1))
+    assert_same(found, torch.stack(columns, 1))
     assert (found - drawn.logits()).abs().max() > 1e-9
 
 
@@ -255,7 +255,7 @@ def test_without_keys_attention_is_even(drawn: Drawn) -> None:
     values, w = projected(drawn.supports, drawn.value_weight), projected(drawn.queries, drawn.value_weight)
     means = torch.stack([values[drawn.labels == label].mean((0, 1)) for label in drawn.classes])
     expected = -(w[:, :, None] - means).square().sum(3).mean(1)
-    same(drawn.logits(key_weight=torch.zeros_like(drawn.key_weight)), expected)
+    assert_same(drawn.logits(key_weight=torch.zeros_like(drawn.key_weight)), expected)
 
 
 @often
@@ -263,14 +263,14 @@ def test_without_keys_attention_is_even(drawn: Drawn) -> None:
 def test_without_keys_on_one_place_it_is_prototypes_of_the_values(drawn: Drawn) -> None:
     values = [projected(maps, drawn.value_weight)[:, 0] for maps in (drawn.queries, drawn.supports)]
     found = drawn.logits(key_weight=torch.zeros_like(drawn.key_weight))
-    same(found, prototype_logits(*values, drawn.labels, metric="euclidean"))
+    assert_same(found, prototype_logits(*values, drawn.labels, metric="euclidean"))
 
 
 @often
 @given(drawn=episodes(st.lists(st.just(1), min_size=1, max_size=4), points, points))
 def test_one_shot_on_one_place_needs_no_keys(drawn: Drawn) -> None:
     x, s = drawn.queries.flatten(1), drawn.supports.flatten(1)[drawn.labels.argsort()]
-    same(drawn.logits(), -((x[:, None] - s) @ drawn.value_weight.T).square().sum(2))
+    assert_same(drawn.logits(), -((x[:, None] - s) @ drawn.value_weight.T).square().sum(2))
 
 
 @often
@@ -301,7 +301,7 @@ def test_equal_supports_for_all_classes_give_the_loss_of_chance(drawn: Drawn, wa
     labels = torch.arange(ways).repeat_interleave(len(drawn.supports))
     logits = drawn.logits(supports=torch.cat([drawn.supports] * ways), labels=labels)
     loss = F.cross_entropy(logits, torch.arange(len(drawn.queries)) % ways)
-    same(loss, torch.tensor(float(ways), dtype=torch.float64).log())
+    assert_same(loss, torch.tensor(float(ways), dtype=torch.float64).log())
 
 
 @often
@@ -334,4 +334,4 @@ def test_a_query_that_is_a_support_is_found_by_sharp_attention(drawn: Drawn) -> 
 @often
 @given(drawn=episodes(), bound=st.floats(1e-7, 1.0))
 def test_any_memory_bound_gives_the_same(drawn: Drawn, bound: float) -> None:
-    same(drawn.logits(memory_mib=bound), drawn.logits(memory_mib=128.0))
+    assert_same(drawn.logits(memory_mib=bound), drawn.logits(memory_mib=128.0))

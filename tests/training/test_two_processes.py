@@ -134,7 +134,7 @@ def test_two_processes_equal_one(pair: Pair, tmp_path: Path) -> None:
     assert read_checkpoint(newest)["step"] == 12
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert list(found) == list(expected)
     for name, value in expected.items():
         # 4 steps of AdamW on float32 gradients that were added up in another order
@@ -149,7 +149,7 @@ def test_a_backbone_in_parts_equals_a_whole_one(pair: Pair, tmp_path: Path) -> N
     expected = dict(whole.state_dict())
     count = sum(parameter.numel() for parameter in whole.encoder.parameters())
     for held in ranks:
-        same(held["sharded"]["weights"], expected)
+        assert_same(held["sharded"]["weights"], expected)
         assert all(
             torch.equal(held["sharded"]["again"][name], value)
             for name, value in held["sharded"]["weights"].items()
@@ -164,7 +164,7 @@ def test_a_backbone_in_parts_equals_a_whole_one(pair: Pair, tmp_path: Path) -> N
     assert all(type(value) is Tensor for value in held["objective"].values())
     unsharded = Pictures()  # a run may go on without sharding
     train(unsharded, pictures, replace(SHARDED, sharding="none"), folder / "sharded")
-    same(dict(unsharded.state_dict()), expected)
+    assert_same(dict(unsharded.state_dict()), expected)
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_sharding_on_a_mesh_of_one(tmp_path: Path) -> None:
     one, other = Pictures(), Pictures()
     train(one, pictures, replace(SHARDED, sharding="none", clip=0.1), tmp_path / "none")
     train(other, pictures, replace(SHARDED, clip=0.1), tmp_path / "fsdp")
-    same(full_state(dict(other.state_dict())), dict(one.state_dict()))
+    assert_same(full_state(dict(other.state_dict())), dict(one.state_dict()))
 
 
 def test_a_teacher_is_not_sharded(tmp_path: Path) -> None:
