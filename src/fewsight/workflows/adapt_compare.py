@@ -28,6 +28,7 @@ from fewsight.files import run_folder, write_json, write_text
 from fewsight.names import closest
 from fewsight.progress import duration, quieted, say
 from fewsight.protocols.low_shot import low_shot_rows
+from fewsight.report.wording import counted
 from fewsight.workflows.adapt import adapt_recipe
 from fewsight.workflows.adapt_data import LabelledData, read_labelled_data, usable_labels
 from fewsight.workflows.adapt_model import spread_rows
@@ -116,9 +117,11 @@ class Comparison:
         """A Markdown table, in percent and points."""
         yield "| photos a class | method | right | against the probe | prototypes | against before |"
         yield "|---|---|---|---|---|---|"
+        most = max((row.draws for row in self.rows), default=0)
         for row in self.rows:
             shot = "all" if row.shot is None else row.shot
-            name = row.method + ("" if row.draws > 1 else f" ({row.draws} draw)")
+            few = row.draws == 1 or row.draws < most
+            name = row.method + (f" ({counted(row.draws, 'draw')})" if few else "")
             yield (
                 f"| {shot} | {name} | {100 * row.answers:.1f} | {_points(row.gain)} | {100 * row.prototypes:.1f} "
                 f"| {_points(row.prototype_gain)} |"
