@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fewsight.cli import options as shared
-from fewsight.cli.printing import finish
+from fewsight.cli.printing import finish, finish_training
 
 __all__ = ["register"]
 
@@ -105,10 +105,6 @@ def adapt(
         finish(table.summary(), table.sentences(), quiet=quiet, as_json=json)
         return
     from fewsight.workflows.adapt import adapt as run
-    from fewsight.workflows.training_run import is_first_process
 
     result = run(data, out, method=method, keep=keep, strict=strict, devices=devices, **common)
-    if is_first_process():
-        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
-    if not result.result.finished:
-        raise typer.Exit(130)
+    finish_training(result, quiet=quiet, as_json=json)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fewsight.cli import options as shared
-from fewsight.cli.printing import finish
+from fewsight.cli.printing import finish_training
 
 __all__ = ["register"]
 
@@ -54,7 +54,6 @@ def metatrain(
     Example: fewsight metatrain OMNIGLOT --recipe omniglot_prototypes --out run
     """
     from fewsight.workflows.metatrain import metatrain as run
-    from fewsight.workflows.training_run import is_first_process
 
     result = run(
         data,
@@ -72,7 +71,4 @@ def metatrain(
         force=force,
         quiet=quiet or json,
     )
-    if is_first_process():
-        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
-    if not result.result.finished:
-        raise typer.Exit(130)
+    finish_training(result, quiet=quiet, as_json=json)

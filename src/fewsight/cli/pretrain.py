@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fewsight.cli import options as shared
-from fewsight.cli.printing import finish
+from fewsight.cli.printing import finish_training
 
 __all__ = ["register"]
 
@@ -67,7 +67,6 @@ def pretrain(
     Example: fewsight pretrain photos/ --out run
     """
     from fewsight.workflows.pretrain import pretrain as run
-    from fewsight.workflows.training_run import is_first_process
 
     result = run(
         data,
@@ -90,7 +89,4 @@ def pretrain(
         force=force,
         quiet=quiet or json,
     )
-    if is_first_process():
-        finish(result.summary(), result.sentences(), quiet=quiet, as_json=json)
-    if not result.result.finished:
-        raise typer.Exit(130)
+    finish_training(result, quiet=quiet, as_json=json)
